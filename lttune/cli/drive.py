@@ -1,0 +1,57 @@
+"""Drives a search for a person: trackers, view, and what is said at its end."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lttune.cli.options import print_json, result_document
+from lttune.cli.summary import print_end
+from lttune.cli.view import choose_view
+from lttune.spec.search import SearchSpec
+from lttune.tracking.base import Tracker
+from lttune.tracking.jsonl import JsonlTracker
+from lttune.tracking.mlflow import MlflowTracker
+from lttune.tuning.search import resume_search, run_search
+from lttune.tuning.study import StudyFolder
+from trainables import TRAINABLES
+
+
+def store_uri(out: Path) -> str:
+    """The MLflow store of an output folder."""
+    return f"sqlite:///{(out / 'mlflow.db').absolute()}"
+
+
+def drive(folder: StudyFolder, out: Path, spec: SearchSpec | None, *, as_json: bool) -> int:
+    """Run a new search, or resume one where `spec` is None.
+
+    Returns:
+        The exit code: 0, or 1 where no trial is COMPLETE.
+    """
+    method = (spec or folder.load_spec()).method
+    cache = out.absolute() / "cache"
+
+    def open_trackers(path: Path) -> list[Tracker]:
+        return [JsonlTracker(path), MlflowTracker(store_uri(out), experiment="lttune", folder=path)]
+
+    try:
+        with choose_view() as view:
+            how: Any = {
+                "trainable": TRAINABLES[method],
+                "cache": cache,
+                "open_trackers": open_trackers,
+                "listener": view,
+            }
+            end = run_search(spec, folder, **how) if spec else resume_search(folder, **how)
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted. Go on with: lttune resume {folder.name}", err=True)
+        raise
+    if end.num_untracked:
+        click.echo(
+            f"MLflow still lacks {end.num_untracked} events; send them with: lttune sync {folder.name}", err=True
+        )
+    if as_json:
+        print_json(result_document(end.result))
+    else:
+        print_end(end, folder)
+    return 0 if end.result.best is not None else 1

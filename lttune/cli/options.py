@@ -1,0 +1,74 @@
+"""Options that several commands share."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lttune.types import StudyResult
+
+OUT_OPTION = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="LTTUNE_OUT",
+    default="lttune_runs",
+    show_default="lttune_runs, or LTTUNE_OUT",
+    help="Folder of all studies, of the MLflow store and of the shared cache.",
+)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+
+
+def assignments(_: Any, __: Any, values: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE pairs of a repeated option."""
+    pairs: dict[str, str] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"'{text}' is not KEY=VALUE, for example loss.score_threshold=0.5.")
+        pairs[key] = value
+    return pairs
+
+
+SPEC_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--on", metavar="SETTING", help="Where to run: the name or path of a setting."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=assignments, help="Fix a value."),
+    click.option(
+        "--data-root", type=click.Path(path_type=Path), help="Where relative data paths start; else LTTUNE_DATA."
+    ),
+]
+
+
+def spec_options(command: Any) -> Any:
+    """What changes a search space on the command line."""
+    for option in reversed(SPEC_OPTIONS):
+        command = option(command)
+    return command
+
+
+def result_document(result: StudyResult) -> dict[str, Any]:
+    """A study as `--json` prints it; undefined numbers become null."""
+    return {
+        "study": result.study,
+        "best": result.best,
+        "objective": dict(result.objective),
+        "trials": [
+            {
+                "number": trial.number,
+                "state": trial.state,
+                "params": dict(trial.params),
+                "metrics": {key: None if value != value else value for key, value in trial.metrics.items()},
+                "seconds": trial.seconds,
+                "fidelity": trial.fidelity,
+                **({"reason": trial.reason} if trial.reason else {}),
+            }
+            for trial in result.trials
+        ],
+    }
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output, and nothing else."""
+    sys.stdout.write(json.dumps(document) + "\n")

@@ -1,0 +1,39 @@
+"""`lttune search`: a new study."""
+
+from pathlib import Path
+
+import click
+
+from lttune.cli.options import JSON_OPTION, OUT_OPTION, spec_options
+
+
+@click.command(epilog="SPEC is a file, or the name of a space that comes with lttune: `lttune search acsl`.")
+@click.argument("spec", metavar="SPEC")
+@OUT_OPTION
+@click.option("--study", metavar="NAME", help="Name of the study; by default the file's.")
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials, failed ones included.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the sampler and of training.")
+@click.option("--backend", type=click.Choice(["auto", "torchvision", "detectron2"]), help="Detector backend.")
+@spec_options
+@JSON_OPTION
+def command(
+    spec: str,
+    out: Path,
+    study: str | None,
+    trials: int | None,
+    seed: int | None,
+    backend: str | None,
+    on: str | None,
+    overrides: dict[str, str],
+    data_root: Path | None,
+    as_json: bool,
+) -> int:
+    """Search a space: a new study in OUT/NAME."""
+    from lttune.cli.drive import drive
+    from lttune.spec.load import load_spec
+    from lttune.tuning.study import find_study
+
+    given = {"search.trials": trials, "search.seed": seed, "detector.backend": backend}
+    overrides = {**overrides, **{key: str(value) for key, value in given.items() if value is not None}}
+    loaded = load_spec(spec, on=on, overrides=overrides, data_root=data_root)
+    return drive(find_study(study or Path(spec).stem, out), out, loaded, as_json=as_json)

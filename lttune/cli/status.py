@@ -1,0 +1,47 @@
+"""`lttune status`: the trials of a study, running or not."""
+
+from pathlib import Path
+
+import click
+
+from lttune.cli.options import JSON_OPTION, OUT_OPTION, print_json, result_document
+
+
+@click.command()
+@click.argument("study", required=False)
+@OUT_OPTION
+@JSON_OPTION
+def command(study: str | None, out: Path, as_json: bool) -> int:
+    """Show the trials of a study, running or not; without STUDY, list the studies of OUT."""
+    from rich.console import Console
+
+    from lttune.cli.view import trial_table
+    from lttune.tuning.study import StudyStore, find_study, known_studies
+
+    if study is None:
+        names = [folder.name for folder in known_studies(out)]
+        if as_json:
+            print_json({"studies": names})
+        else:
+            click.echo("\n".join(names) if names else f"There is no study in {out}. Start one: lttune search acsl")
+        return 0
+    folder = find_study(study, out)
+    spec = folder.load_spec()
+    result = StudyStore(folder, spec, is_driver=False).results()
+    if as_json:
+        print_json(result_document(result))
+        return 0
+    console = Console(highlight=False)
+    console.print(trial_table(list(result.trials), best=result.best))
+    ended = sum(trial.state != "RUNNING" for trial in result.trials)
+    if folder.is_driven():
+        state = f"driven by {folder.holder()}"
+    elif ended < spec.search.trials or not folder.confirmation.exists():
+        state = f"broken off; go on with: lttune resume {folder.name}"
+    else:
+        state = "ended"
+    console.print(f"\n{ended} of {spec.search.trials} trials ended; {state}")
+    for trial in result.trials:
+        if trial.reason:
+            console.print(f"trial {trial.number}: {trial.reason}")
+    return 0

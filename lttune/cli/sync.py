@@ -1,0 +1,29 @@
+"""`lttune sync`: send MLflow what it missed."""
+
+from pathlib import Path
+
+import click
+
+from lttune.cli.options import OUT_OPTION
+
+
+@click.command()
+@click.argument("study", required=False)
+@OUT_OPTION
+def command(study: str | None, out: Path) -> int:
+    """Send MLflow the events that it missed; without STUDY, those of every study of OUT."""
+    from lttune.cli.drive import store_uri
+    from lttune.tracking.mlflow import sync
+    from lttune.tuning.study import find_study, known_studies
+
+    folders = [find_study(study, out)] if study else list(known_studies(out))
+    remaining = 0
+    for folder in folders:
+        folder.require()
+        if folder.is_driven():
+            click.echo(f"{folder.name}: driven by {folder.holder()}, which sends its events itself.")
+            continue
+        result = sync(folder.path, store_uri(out))
+        remaining += result.remaining
+        click.echo(f"{folder.name}: {result.sent} events sent, {result.remaining} left.")
+    return 1 if remaining else 0

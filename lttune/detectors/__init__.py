@@ -1,0 +1,109 @@
+"""Detectors by name, each from the backend that knows it."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from lttune.detectors.base import Detector, DetectorConfig
+from lttune.detectors.scopes import seeded
+from lttune.detectors.weights import LoadReport, load_weights
+from lttune.errors import InputError, did_you_mean
+from lttune.losses.base import ClassificationLoss
+
+__all__ = [
+    "ARCHITECTURES",
+    "BACKENDS",
+    "Detector",
+    "DetectorConfig",
+    "LoadReport",
+    "build_detector",
+    "load_weights",
+    "resolve_backend",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class DetectorBuilder(Protocol):
+    """What a backend gives: a detector with fresh weights from the global generator."""
+
+    def __call__(
+        self, config: DetectorConfig, *, num_classes: int, make_loss: Callable[[], ClassificationLoss]
+    ) -> Detector: ...
+
+
+def _torchvision() -> DetectorBuilder:
+    from lttune.detectors.torchvision import TorchvisionDetector
+
+    return TorchvisionDetector
+
+
+def _detectron2() -> DetectorBuilder:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # detectron2 uses parts of torch that are deprecated; its users cannot mend it
+        from lttune.detectors.detectron2 import Detectron2Detector
+
+    return Detectron2Detector
+
+
+# Each loads its backend when called, so that an absent one costs nothing.
+BACKENDS: dict[str, Callable[[], DetectorBuilder]] = {"torchvision": _torchvision, "detectron2": _detectron2}
+
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "torchvision": (
+        "tiny_mask_rcnn_fpn",
+        "mask_rcnn_r50_fpn",
+        "mask_rcnn_r101_fpn",
+        "faster_rcnn_r50_fpn",
+        "faster_rcnn_r101_fpn",
+    ),
+    "detectron2": ("mask_rcnn_r50_fpn", "mask_rcnn_r101_fpn", "faster_rcnn_r50_fpn", "faster_rcnn_r101_fpn"),
+}
+
+
+def resolve_backend(config: DetectorConfig) -> str:
+    """The backend that builds `config`; `auto` takes detectron2 where it is installed and knows the name.
+
+    Raises:
+        InputError: no backend, or not the one asked for, knows the name.
+    """
+    if config.backend == "auto":
+        known = list(dict.fromkeys(name for names in ARCHITECTURES.values() for name in names))
+        by_whom = "any backend"
+    else:
+        known, by_whom = list(ARCHITECTURES[config.backend]), f"the {config.backend} backend"
+    if config.name not in known:
+        raise InputError(f"detector.name: '{config.name}' is not known to {by_whom}.{did_you_mean(config.name, known)}")
+    if config.backend != "auto":
+        return config.backend
+    is_full_strength = config.name in ARCHITECTURES["detectron2"] and find_spec("detectron2") is not None
+    return "detectron2" if is_full_strength else "torchvision"
+
+
+def build_detector(
+    config: DetectorConfig, *, num_classes: int, make_loss: Callable[[], ClassificationLoss], seed: int
+) -> Detector:
+    """A detector with fresh weights drawn from `seed`, then those of `config.weights` as far as they fit.
+
+    The global generator is left as it was.
+
+    Args:
+        config: architecture and RoI rules.
+        num_classes: C, foreground categories.
+        make_loss: gives one loss per classification stage.
+        seed: of the fresh weights.
+
+    Raises:
+        InputError: the name is not known, or nothing of the weights file fits.
+        MissingExtraError: detectron2 is asked for and not installed.
+    """
+    builder = BACKENDS[resolve_backend(config)]()
+    with seeded(seed):
+        detector = builder(config, num_classes=num_classes, make_loss=make_loss)
+    if config.weights is not None:
+        report = load_weights(detector, Path(config.weights))
+        logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s: %s", config.weights, report)
+    return detector

@@ -1,0 +1,438 @@
+"""Mask and Faster R-CNN from torchvision's parts with our classification losses: the default backend.
+
+torchvision counts background first; its RoI heads are therefore not used but written here from their parts, so that
+background is last everywhere. Its RPN, poolers, box coder and head layers do not count categories.
+
+Shape letters: B images, P proposals of one image, R sampled RoIs of all images, M instances, D box-head width,
+C foreground categories, K boxes or masks per RoI (C, or 1 where class-agnostic), m mask side.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+from torchvision.ops import FrozenBatchNorm2d, clip_boxes_to_image, roi_align
+
+from lttune.detectors.augment import MEMORY_ROW, augmenting_rows
+from lttune.detectors.base import ClassificationStage, DetectorConfig, PartName, TrainRois
+from lttune.detectors.classifiers import NormedConv2d, build_classifier, build_regressor, own_channel
+from lttune.detectors.pooling import AlignPool, BilinearPool
+from lttune.detectors.roi_detector import RoiDetector
+from lttune.detectors.rois import match_rois, sample_rois
+from lttune.detectors.scopes import draw_seed, seeded, training_flag
+from lttune.detectors.tiny import (
+    BOX_WIDTH,
+    MASK_WIDTH,
+    TinyBackbone,
+    TinyBoxHead,
+    TinyMaskLayers,
+    TinyRpnHead,
+    quads_to_pixels,
+)
+from lttune.losses.base import ClassificationLoss
+from lttune.types import Target
+
+# Of the coarsest map in use; padding to it makes the strides of all maps exact.
+_SIZE_DIVISOR = 32
+# Scales of the box deltas and start of the linear part of their loss, as in torchvision's detectors.
+_BOX_CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+_SMOOTH_L1_BETA = 1 / 9
+
+
+class MaskHead(nn.Module):
+    """Layers over pooled maps and a 1x1 predictor with one output per category, or a single one for all.
+
+    Args:
+        layers: pooled maps (R, c, h, w) to features (R, width, h', w').
+        width: of these features.
+        config: whether the predictor is class-agnostic or normed.
+        num_classes: C.
+        arrange: puts logits (R, h', w') into the order of pixels (R, m, m) where they are not.
+    """
+
+    def __init__(
+        self,
+        layers: nn.Module,
+        width: int,
+        config: DetectorConfig,
+        *,
+        num_classes: int,
+        arrange: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.arrange = arrange
+        self.is_class_agnostic = config.class_agnostic_mask
+        num_masks = 1 if self.is_class_agnostic else num_classes
+        if config.normed_mask:
+            self.predictor: nn.Conv2d = NormedConv2d(width, num_masks, temperature=config.temperature)
+        else:
+            self.predictor = nn.Conv2d(width, num_masks, 1)
+            nn.init.kaiming_normal_(self.predictor.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """Logits (R, m, m) of each row's own category."""
+        channels = None if self.is_class_agnostic else labels
+        logits = own_channel(self.predictor, self.layers(pooled), channels)
+        return logits if self.arrange is None else self.arrange(logits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """What differs between the architectures: everything but classifier and box regressor."""
+
+    backbone: nn.Module
+    rpn: nn.Module
+    rpn_levels: tuple[str, ...]
+    box_pool: nn.Module
+    box_head: nn.Module
+    box_width: int
+    mask_pool: nn.Module | None
+    mask_head: MaskHead | None
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    mask_target_samples: int  # per bin and axis, 0 for as many as there are pixels
+
+
+class TorchvisionDetector(RoiDetector):
+    """A detector of `ARCHITECTURES`, with one classification stage.
+
+    Args:
+        config: architecture and RoI rules.
+        num_classes: C.
+        make_loss: gives the classification loss.
+    """
+
+    def __init__(
+        self, config: DetectorConfig, *, num_classes: int, make_loss: Callable[[], ClassificationLoss]
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        trunk = ARCHITECTURES[config.name](config, num_classes)
+        self._fixed = tuple(p for p in trunk.backbone.parameters() if not p.requires_grad)
+        self.backbone, self.rpn, self.rpn_levels = trunk.backbone, trunk.rpn, trunk.rpn_levels
+        self.box_pool, self.box_head = trunk.box_pool, trunk.box_head
+        self.mask_pool, self.mask_head = trunk.mask_pool, trunk.mask_head
+        self.mask_target_samples = trunk.mask_target_samples
+        loss = make_loss()
+        classifier = build_classifier(
+            trunk.box_width, loss, normed=config.normed_classifier, temperature=config.temperature
+        )
+        self.stage = ClassificationStage(classifier, loss)
+        self.box_regressor = build_regressor(trunk.box_width, 1 if config.class_agnostic_box else num_classes)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(trunk.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(trunk.pixel_std).view(3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def stages(self) -> Sequence[ClassificationStage]:
+        return [self.stage]
+
+    @property
+    def parts(self) -> Mapping[PartName, nn.Module]:
+        parts: dict[PartName, nn.Module] = {
+            "backbone": self.backbone,
+            "rpn": self.rpn,
+            "box_head": self.box_head,
+            "classifier": self.stage.classifier,
+            "box_regressor": self.box_regressor,
+        }
+        return parts if self.mask_head is None else {**parts, "mask_head": self.mask_head}
+
+    def losses(
+        self, images: Sequence[Tensor], targets: Sequence[Target], *, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        batch = self._batch(images)
+        targets = [self._here(target) for target in targets]
+        features = self.backbone(batch.tensors)
+        with seeded(draw_seed(generator), self.pixel_mean.device):
+            proposals, losses = self._propose(batch, features, targets)
+        if not self.trains("backbone", "rpn"):
+            losses = {}
+
+        sampled = [self._sample(p, t, generator) for p, t in zip(proposals, targets, strict=True)]
+        boxes = [rois.boxes for rois in sampled]
+        labels = torch.cat([rois.labels for rois in sampled])
+        instance_ids = _count_over_batch([rois.instance_ids for rois in sampled], targets)
+        box_features = self.box_head(self.box_pool(features, boxes))
+        box_targets = self._box_targets(torch.cat(boxes), labels, instance_ids, targets)
+        if self.stage.loss.augmenter is not None:
+            more_features, more_labels, more_targets = augmenting_rows(
+                self.stage.loss.augmenter,
+                targets,
+                batch.image_sizes,
+                pool=lambda own: self.box_head(self.box_pool(features, own)),
+                encode=_BOX_CODER.encode_single,
+                generator=generator,
+            )
+            box_features, labels = torch.cat([box_features, more_features]), torch.cat([labels, more_labels])
+            instance_ids = torch.cat([instance_ids, torch.full_like(more_labels, MEMORY_ROW)])
+            box_targets = torch.cat([box_targets, more_targets])
+
+        losses |= self.stage.loss(self.stage.classifier(box_features), labels, instance_ids=instance_ids)
+        if self.trains("backbone", "box_head", "box_regressor"):
+            losses["loss_box"] = self._box_loss(box_features, labels, box_targets)
+        if self.trains("backbone", "mask_head") and self.mask_head is not None:
+            losses["loss_mask"] = self._mask_loss(features, sampled, targets)
+        return losses
+
+    @torch.no_grad()
+    def train_rois(self, images: Sequence[Tensor], targets: Sequence[Target]) -> list[TrainRois]:
+        self.assert_trunk_stands_still()
+        batch = self._batch(images)
+        targets = [self._here(target) for target in targets]
+        features = self.backbone(batch.tensors)
+        with seeded(0, self.pixel_mean.device):  # the RPN draws anchors for a loss that is not used here
+            proposals, _ = self._propose(batch, features, targets)
+        matched = [self._match(p, t) for p, t in zip(proposals, targets, strict=True)]
+        boxes = [rois.boxes for rois in matched]
+        box_features = self.box_head(self.box_pool(features, boxes))
+        return [
+            TrainRois(boxes=rois.boxes, features=rows, labels=rois.labels, instance_ids=rois.instance_ids)
+            for rois, rows in zip(matched, box_features.split([len(b) for b in boxes]), strict=True)
+        ]
+
+    def _batch(self, images: Sequence[Tensor]) -> ImageList:
+        """Normalised images, padded with zeros at the right and the bottom to a common size."""
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        height, width = (-(-max(side) // _SIZE_DIVISOR) * _SIZE_DIVISOR for side in zip(*sizes, strict=True))
+        batch = self.pixel_mean.new_zeros(len(images), 3, height, width)
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        for row, image, size in zip(batch, images, sizes, strict=True):
+            row[:, : size[0], : size[1]] = (image.to(row.device) - self.pixel_mean) / self.pixel_std
+        return ImageList(batch, sizes)
+
+    def _here(self, target: Target) -> Target:
+        device = self.pixel_mean.device
+        masks = None if target.masks is None else target.masks.to(device)
+        return Target(boxes=target.boxes.to(device), labels=target.labels.to(device), masks=masks)
+
+    def _propose(
+        self, batch: ImageList, features: Mapping[str, Tensor], targets: Sequence[Target] | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Proposals per image, with targets those of training and its losses."""
+        levels = {name: features[name] for name in self.rpn_levels}
+        boxes = None if targets is None else [{"boxes": target.boxes} for target in targets]
+        # A frozen RPN is in evaluation mode, and yet training needs as many proposals as in training.
+        with training_flag(self.rpn, targets is not None):
+            proposals, losses = self.rpn(batch, levels, boxes)
+        if targets is None:
+            return proposals, {}
+        return proposals, {"loss_rpn_cls": losses["loss_objectness"], "loss_rpn_box": losses["loss_rpn_box_reg"]}
+
+    def _match(self, proposals: Tensor, target: Target) -> "_Rois":
+        boxes = torch.cat([proposals, target.boxes])
+        labels, instance_ids = match_rois(
+            boxes, target, positive_iou=self.config.positive_iou, num_classes=self.num_classes
+        )
+        return _Rois(boxes=boxes, labels=labels, instance_ids=instance_ids)
+
+    def _sample(self, proposals: Tensor, target: Target, generator: torch.Generator) -> "_Rois":
+        rois = self._match(proposals, target)
+        return rois.take(
+            sample_rois(
+                rois.labels,
+                num_classes=self.num_classes,
+                num_rois=self.config.num_rois,
+                positive_fraction=self.config.positive_fraction,
+                generator=generator,
+            )
+        )
+
+    def _box_targets(self, boxes: Tensor, labels: Tensor, instance_ids: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Box deltas (n, 4) of the positives, in their order."""
+        positive = torch.nonzero(labels < self.num_classes)[:, 0]
+        goals = torch.cat([target.boxes for target in targets])[instance_ids[positive]]
+        deltas: Tensor = _BOX_CODER.encode_single(goals, boxes[positive])
+        return deltas
+
+    def _box_loss(self, box_features: Tensor, labels: Tensor, box_targets: Tensor) -> Tensor:
+        """Smooth L1 over positives, divided by all RoIs so that each positive weighs the same in every batch."""
+        positive = torch.nonzero(labels < self.num_classes)[:, 0]
+        deltas = self.box_regressor(box_features[positive])
+        if not self.config.class_agnostic_box:
+            own = torch.arange(len(positive), device=positive.device)
+            deltas = deltas.view(len(positive), self.num_classes, 4)[own, labels[positive]]
+        loss = F.smooth_l1_loss(deltas, box_targets, beta=_SMOOTH_L1_BETA, reduction="sum")
+        return loss / max(len(labels), 1)
+
+    def _mask_loss(
+        self, features: Mapping[str, Tensor], sampled: Sequence["_Rois"], targets: Sequence[Target]
+    ) -> Tensor:
+        """Binary cross-entropy of each positive's own mask, mean over pixels."""
+        assert self.mask_pool is not None
+        assert self.mask_head is not None
+        positives = [rois.take(torch.nonzero(rois.labels < self.num_classes)[:, 0]) for rois in sampled]
+        pooled = self.mask_pool(features, [rois.boxes for rois in positives])
+        logits: Tensor = self.mask_head(pooled, torch.cat([rois.labels for rois in positives]))
+        goals = [
+            _mask_targets(target, rois, size=logits.shape[-1], samples=self.mask_target_samples)
+            for target, rois in zip(targets, positives, strict=True)
+        ]
+        # A mean of nothing would be NaN where no RoI is positive.
+        return F.binary_cross_entropy_with_logits(logits, torch.cat(goals), reduction="sum") / max(logits.numel(), 1)
+
+    def refine(self, images: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
+        batch = self._batch(images)
+        features = self.backbone(batch.tensors)
+        proposals, _ = self._propose(batch, features, None)
+        box_features = self.box_head(self.box_pool(features, proposals))
+        boxes = _BOX_CODER.decode_single(self.box_regressor(box_features), torch.cat(proposals))
+        if not self.config.class_agnostic_box:
+            boxes = boxes.view(len(boxes), self.num_classes, 4)
+        lengths = [len(p) for p in proposals]
+        rois = [
+            (rows, clip_boxes_to_image(own, size))
+            for rows, own, size in zip(
+                box_features.split(lengths), boxes.split(lengths), batch.image_sizes, strict=True
+            )
+        ]
+        return features, rois
+
+    def mask_scores(self, features: Mapping[str, Tensor], image: int, boxes: Tensor, labels: Tensor) -> Tensor:
+        assert self.mask_pool is not None
+        assert self.mask_head is not None
+        own = {name: level[image : image + 1] for name, level in features.items()}
+        masks: Tensor = self.mask_head(self.mask_pool(own, [boxes]), labels).sigmoid()
+        return masks
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rois:
+    """Matched boxes of one image."""
+
+    boxes: Tensor  # (P, 4)
+    labels: Tensor  # (P,)
+    instance_ids: Tensor  # (P,)
+
+    def take(self, rows: Tensor) -> "_Rois":
+        return _Rois(boxes=self.boxes[rows], labels=self.labels[rows], instance_ids=self.instance_ids[rows])
+
+
+def _count_over_batch(instance_ids: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
+    """Instance ids of each image, moved on by the instances of the images before; -1 stays."""
+    counted, before = [], 0
+    for ids, target in zip(instance_ids, targets, strict=True):
+        counted.append(torch.where(ids >= 0, ids + before, ids))
+        before += len(target.boxes)
+    return torch.cat(counted)
+
+
+def _mask_targets(target: Target, rois: _Rois, *, size: int, samples: int) -> Tensor:
+    """(P, size, size) in [0, 1]: the ground-truth masks of positive RoIs, cropped to their boxes."""
+    if len(rois.boxes) == 0:
+        return rois.boxes.new_zeros(0, size, size)
+    assert target.masks is not None, "this detector trains on masks, and the target has none"
+    rows = torch.cat([rois.instance_ids[:, None].to(rois.boxes), rois.boxes], dim=1)
+    masks = target.masks[:, None].to(rois.boxes)
+    cropped: Tensor = roi_align(masks, rows, size, sampling_ratio=samples, aligned=True)
+    return cropped[:, 0]
+
+
+def _rpn(
+    head: nn.Module,
+    anchors: nn.Module,
+    config: DetectorConfig,
+    *,
+    num_anchors: int,
+    pre_nms: tuple[int, int],
+    ious: tuple[float, float],
+) -> nn.Module:
+    rpn: nn.Module = RegionProposalNetwork(
+        anchors,
+        head,
+        fg_iou_thresh=ious[0],
+        bg_iou_thresh=ious[1],
+        batch_size_per_image=num_anchors,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": pre_nms[0], "testing": pre_nms[1]},
+        post_nms_top_n={"training": config.num_train_proposals, "testing": config.num_test_proposals},
+        nms_thresh=0.7,
+    )
+    return rpn
+
+
+def _tiny(config: DetectorConfig, num_classes: int) -> Trunk:
+    anchors = AnchorGenerator(sizes=((28, 44), (68,)), aspect_ratios=((1.0,), (1.0,)))
+    strides = {"p2": 4, "p3": 8}
+    return Trunk(
+        backbone=TinyBackbone(),
+        rpn=_rpn(
+            TinyRpnHead(num_anchors=(2, 1)),
+            anchors,
+            config,
+            num_anchors=64,
+            pre_nms=(2 * config.num_train_proposals, 3 * config.num_test_proposals),
+            ious=(0.6, 0.3),
+        ),
+        rpn_levels=("p3", "p4"),
+        box_pool=BilinearPool(strides, size=7, second_side=64),
+        box_head=TinyBoxHead(),
+        box_width=BOX_WIDTH,
+        mask_pool=BilinearPool(strides, size=14, second_side=64),
+        mask_head=MaskHead(TinyMaskLayers(), MASK_WIDTH, config, num_classes=num_classes, arrange=quads_to_pixels),
+        pixel_mean=(128.0, 128.0, 128.0),
+        pixel_std=(64.0, 64.0, 64.0),
+        mask_target_samples=1,
+    )
+
+
+def _resnet(config: DetectorConfig, num_classes: int, *, depth: int, has_masks: bool) -> Trunk:
+    """torchvision's R-CNN: with given weights, statistics are frozen and the first two stages fixed; without, not."""
+    is_given = config.weights is not None
+    backbone = resnet_fpn_backbone(
+        backbone_name=f"resnet{depth}",
+        weights=None,
+        norm_layer=FrozenBatchNorm2d if is_given else nn.BatchNorm2d,
+        trainable_layers=3 if is_given else 5,
+    )
+    width = backbone.out_channels
+    anchors = AnchorGenerator(sizes=((32,), (64,), (128,), (256,), (512,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
+    pooled = {"0": 4, "1": 8, "2": 16, "3": 32}
+    mask_head = None
+    if has_masks:
+        upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
+        nn.init.kaiming_normal_(upsample.weight, mode="fan_out", nonlinearity="relu")
+        layers = nn.Sequential(MaskRCNNHeads(width, (width,) * 4, 1), upsample, nn.ReLU(inplace=True))
+        mask_head = MaskHead(layers, width, config, num_classes=num_classes)
+    return Trunk(
+        backbone=backbone,
+        rpn=_rpn(
+            RPNHead(width, anchors.num_anchors_per_location()[0]),
+            anchors,
+            config,
+            num_anchors=256,
+            pre_nms=(max(2000, config.num_train_proposals), max(1000, config.num_test_proposals)),
+            ious=(0.7, 0.3),
+        ),
+        rpn_levels=(*pooled, "pool"),
+        box_pool=AlignPool(pooled, size=7, second_side=112, samples=2),
+        box_head=TwoMLPHead(width * 7 * 7, 1024),
+        box_width=1024,
+        mask_pool=AlignPool(pooled, size=14, second_side=112, samples=2) if has_masks else None,
+        mask_head=mask_head,
+        pixel_mean=(123.675, 116.28, 103.53),
+        pixel_std=(58.395, 57.12, 57.375),
+        mask_target_samples=0,
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[DetectorConfig, int], Trunk]] = {
+    "tiny_mask_rcnn_fpn": _tiny,
+    "mask_rcnn_r50_fpn": partial(_resnet, depth=50, has_masks=True),
+    "mask_rcnn_r101_fpn": partial(_resnet, depth=101, has_masks=True),
+    "faster_rcnn_r50_fpn": partial(_resnet, depth=50, has_masks=False),
+    "faster_rcnn_r101_fpn": partial(_resnet, depth=101, has_masks=False),
+}

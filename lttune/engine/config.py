@@ -1,0 +1,220 @@
+"""Everything one training run needs, as frozen values; ranges are checked on construction, for Python callers too."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from lttune.data.glyphs import GlyphConfig
+from lttune.detectors.base import PARTS, DetectorConfig, PartName
+from lttune.errors import InputError, did_you_mean
+from lttune.losses.base import LossHyperparameters
+from lttune.types import Fidelity
+
+
+def _require(condition: bool, field_name: str, value: object, advice: str) -> None:
+    if not condition:
+        raise InputError(f"{field_name} is {value}; {advice}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPaths:
+    """Where one split lies: an annotation file and the folder its file names start from."""
+
+    annotations: str
+    images: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Either generated glyphs, or the two splits of LVIS-format data."""
+
+    glyphs: GlyphConfig | None = None
+    train: SplitPaths | None = None
+    val: SplitPaths | None = None
+
+    def __post_init__(self) -> None:
+        paths = (self.train is not None) + (self.val is not None)
+        given = (self.glyphs is not None, paths)
+        _require(
+            given in {(True, 0), (False, 2)}, "data", "incomplete", "give either `glyphs`, or both `train` and `val`"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """How images enter the detector.
+
+    Attributes:
+        short_px: length of the shorter side; several values are drawn from in training and the largest is used at test
+            time; empty keeps the size of the file.
+        max_long_px: limit of the longer side.
+        flip: probability of a horizontal flip in training; 0 where mirroring changes the category.
+    """
+
+    short_px: tuple[int, ...] = ()
+    max_long_px: int = 1333
+    flip: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(all(s >= 16 for s in self.short_px), "input.short_px", self.short_px, "use at least 16 px")
+        _require(0 <= self.flip <= 1, "input.flip", self.flip, "use a probability in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser values.
+
+    Attributes:
+        lr: base learning rate, before warmup and decay, for the schedule's batch size.
+        clip_norm: limit of the global L2 norm of the gradient; None for no limit.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 < self.lr < 100, "optim.lr", self.lr, "use a value above 0 and below 100")
+        _require(0 <= self.weight_decay < 1, "optim.weight_decay", self.weight_decay, "use a value in [0, 1)")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "use a value in [0, 1)")
+        _require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "use a value above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Length of a run and its learning rate over time.
+
+    Attributes:
+        policy: `steps` multiplies by `drop_factor` after each epoch of `drop_epochs`; `one_cycle` rises over
+            `warmup_fraction` of the run by a half cosine and falls to zero by another.
+        warmup_iters: iterations of linear warmup from `warmup_ratio` times the base rate; of `steps` only.
+    """
+
+    epochs: int
+    batch_size: int
+    policy: Literal["steps", "one_cycle"] = "steps"
+    drop_epochs: tuple[int, ...] = ()
+    drop_factor: float = 0.1
+    warmup_iters: int = 0
+    warmup_ratio: float = 1e-3
+    warmup_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "schedule.epochs", self.epochs, "use at least 1")
+        _require(self.batch_size >= 1, "schedule.batch_size", self.batch_size, "use at least 1")
+        _require(self.warmup_iters >= 0, "schedule.warmup_iters", self.warmup_iters, "use 0 or more")
+        _require(0 < self.warmup_ratio <= 1, "schedule.warmup_ratio", self.warmup_ratio, "use a value in (0, 1]")
+        _require(
+            0 <= self.warmup_fraction < 1, "schedule.warmup_fraction", self.warmup_fraction, "use a value in [0, 1)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Which training images an epoch visits: each once, or repeated by the frequency of their rarest category."""
+
+    name: Literal["uniform", "repeat"] = "uniform"
+    threshold: float = 1e-3
+    rounding: Literal["whole", "stochastic"] = "whole"
+
+    def __post_init__(self) -> None:
+        _require(0 < self.threshold <= 1, "sampler.threshold", self.threshold, "use a frequency in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a run is judged.
+
+    Attributes:
+        max_dets: detections per image that count.
+        every_epochs: epochs between evaluations; the last epoch is always evaluated.
+    """
+
+    max_dets: int = 300
+    every_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.max_dets >= 1, "evaluation.max_dets", self.max_dets, "use at least 1")
+        _require(self.every_epochs >= 1, "evaluation.every_epochs", self.every_epochs, "use at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage1Config:
+    """The softmax baseline that stage 2 starts from: trained here once, or read from a checkpoint."""
+
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    seed: int = 0
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a method trains, as its authors published it.
+
+    Attributes:
+        parts: the detector's parts that train, or `all`.
+        fidelity: what `auto` means: `cached` where the trunk is frozen, `full` where everything trains.
+        left_out: what a cached trial leaves out of the published recipe, a line each.
+        classifier_start: the stage-1 classifier, as published, or a fresh one.
+    """
+
+    parts: tuple[PartName, ...] | Literal["all"]
+    classifier_start: Literal["stage1", "fresh"] = "stage1"
+    fidelity: Fidelity = "cached"
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in () if self.parts == "all" else self.parts:
+            if part not in PARTS:
+                raise InputError(f"recipe.parts names '{part}'.{did_you_mean(part, PARTS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run, complete and immutable.
+
+    Attributes:
+        method: name of the loss in `lttune.losses.LOSSES`.
+        loss: that loss's hyperparameters.
+        seed: of stage 2; data and stage 1 have their own.
+    """
+
+    method: str
+    loss: LossHyperparameters
+    data: DataConfig
+    detector: DetectorConfig
+    stage1: Stage1Config
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    recipe: Recipe
+    fidelity: Fidelity
+    input: InputConfig = field(default_factory=InputConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+
+    @property
+    def differs_from_published(self) -> tuple[str, ...]:
+        """What this run leaves out of the method's published recipe, a line each."""
+        lines = list(self.recipe.left_out) if self.fidelity == "cached" else []
+        if self.input.flip == 0:
+            lines.append("no horizontal flip" + (": a mirrored glyph is another category" if self.data.glyphs else ""))
+        return tuple(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for YAML and JSON; tuples become lists."""
+        values: dict[str, Any] = plain(asdict(self))
+        return values
+
+
+def plain(value: Any) -> Any:
+    """Tuples to lists and mappings to dicts, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

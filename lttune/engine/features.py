@@ -1,0 +1,242 @@
+"""RoI features of a frozen trunk: computed once per stage-1 checkpoint, memory-mapped, shared by every trial.
+
+Shape letters: B images, R rows (proposals) of all images, P proposals of one image, G annotations of one image,
+D box-head width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lttune.detectors.base import Detector, TrainRois
+from lttune.engine.columns import ColumnWriter, read_columns
+from lttune.engine.images import ImageSource, to_file_pixels
+from lttune.engine.seeds import row_keys
+from lttune.evaluation.ground_truth import GroundTruth
+from lttune.evaluation.pairs import box_iou_table, mask_areas, mask_iou_table
+from lttune.masks import decode, paste
+from lttune.types import FloatArray, IntArray
+
+Progress = Callable[[int, int], None]
+# Images a cache is built from at a time; they share one size, so that nothing is padded.
+_BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class RoiBatch:
+    """Sampled rows of a batch, image by image."""
+
+    features: Tensor  # (N, D) float32
+    labels: Tensor  # (N,) int64 in [0, C]
+    instance_ids: Tensor  # (N,) int64 counted over the batch, -1 background
+
+
+class RoiSource(Protocol):
+    """Where classifier training finds its rows."""
+
+    def batch(self, images: IntArray, epoch: int) -> RoiBatch:
+        """The rows sampled from these images in this epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoiSampling:
+    """How rows are drawn: at most `num_rois` per image, at most `positive_fraction` of them positive."""
+
+    num_rois: int
+    positive_fraction: float
+    num_classes: int
+    seed: int
+
+
+class CachedRois:
+    """Rows from a feature cache; one epoch is drawn at once."""
+
+    def __init__(self, folder: Path, sampling: RoiSampling, device: torch.device) -> None:
+        columns = read_columns(folder)
+        self._features = torch.from_numpy(columns["features"])
+        self._labels = torch.from_numpy(np.asarray(columns["labels"], np.int64))
+        self._instances = torch.from_numpy(np.asarray(columns["instance_ids"], np.int64))
+        self._num_instances = np.asarray(columns["num_instances"], np.int64)
+        self._offsets = np.concatenate([[0], np.cumsum(columns["num_rows"])]).astype(np.int64)
+        self._sampling = sampling
+        self._device = device
+        self._epoch = -1
+        self._rows: IntArray = np.empty(0, np.int64)
+        self._starts: IntArray = np.empty(0, np.int64)
+
+    def batch(self, images: IntArray, epoch: int) -> RoiBatch:
+        if epoch != self._epoch:
+            everything = np.arange(len(self._offsets) - 1)
+            self._rows, counts = draw_rows(self._labels.numpy(), self._offsets, everything, self._sampling, epoch)
+            self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+            self._epoch = epoch
+        rows = torch.from_numpy(np.concatenate([self._rows[self._starts[i] : self._starts[i + 1]] for i in images]))
+        counts = self._starts[images + 1] - self._starts[images]
+        features = self._features[rows].to(self._device, torch.float32)
+        instances = _over_batch(self._instances[rows], counts, self._num_instances[images])
+        return RoiBatch(features, self._labels[rows].to(self._device), instances.to(self._device))
+
+
+class LiveRois:
+    """The same rows from the images themselves through the frozen trunk: exact, slow, the check of the cache."""
+
+    def __init__(self, detector: Detector, source: ImageSource, sampling: RoiSampling, device: torch.device) -> None:
+        self._detector = detector
+        self._source = source
+        self._sampling = sampling
+        self._device = device
+
+    def batch(self, images: IntArray, epoch: int) -> RoiBatch:
+        ascending = np.unique(images)
+        found: dict[int, TrainRois] = {}
+        for part in self._source.uniform_batches(ascending, _BATCH):
+            loaded = [self._source.load(int(i), epoch) for i in part]
+            pixels = [image.to(self._device) for image, _ in loaded]
+            rois = self._detector.train_rois(pixels, [target for _, target in loaded])
+            found.update(zip(part.tolist(), rois, strict=True))
+        per_image = [found[int(i)] for i in images]
+        labels = torch.cat([rois.labels for rois in per_image]).cpu()
+        offsets = np.concatenate([[0], np.cumsum([len(rois.labels) for rois in per_image])])
+        rows, counts = draw_rows(labels.numpy(), offsets, images, self._sampling, epoch)
+        picked = torch.from_numpy(rows)
+        features = torch.cat([rois.features for rois in per_image])[picked.to(self._device)]
+        instance_ids = torch.cat([rois.instance_ids for rois in per_image]).cpu()[picked]
+        num_instances = np.array([int(rois.instance_ids.max()) + 1 if len(rois.labels) else 0 for rois in per_image])
+        instances = _over_batch(instance_ids, counts, num_instances)
+        return RoiBatch(features, labels[picked].to(self._device), instances.to(self._device))
+
+
+def draw_rows(
+    labels: IntArray, offsets: IntArray, images: IntArray, sampling: RoiSampling, epoch: int
+) -> tuple[IntArray, IntArray]:
+    """Sample rows uniformly without replacement, positives and background apart, image by image.
+
+    Args:
+        labels: (R,) of all rows of the images.
+        offsets: (B + 1,) where each image's rows start.
+        images: (B,) their numbers, which key the draw.
+
+    Returns:
+        rows (K,) in the order of the images, and how many there are of each image (B,).
+    """
+    counts = np.diff(offsets)
+    group = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(labels)) - np.repeat(offsets[:-1], counts)
+    keys = row_keys(sampling.seed, epoch, np.repeat(images, counts), within)
+    is_background = labels == sampling.num_classes
+    num_background = np.bincount(group[is_background], minlength=len(counts))
+    num_positive = np.minimum(counts - num_background, int(sampling.num_rois * sampling.positive_fraction))
+    wanted = np.stack([num_positive, np.minimum(num_background, sampling.num_rois - num_positive)], axis=1)
+    half = group * 2 + is_background
+    order = np.lexsort((keys, half))
+    sizes = np.bincount(half, minlength=2 * len(counts))
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = order[rank < wanted.ravel()[half[order]]]
+    return kept, wanted.sum(axis=1)
+
+
+def _over_batch(instance_ids: Tensor, rows: IntArray, instances: IntArray) -> Tensor:
+    """Instance numbers of each image, counted over the batch; background stays -1."""
+    first = torch.from_numpy(np.repeat(np.cumsum(instances) - instances, rows))
+    return torch.where(instance_ids < 0, instance_ids, instance_ids + first)
+
+
+@torch.no_grad()
+def build_train_features(detector: Detector, source: ImageSource, folder: Path, progress: Progress) -> None:
+    """Write every proposal of every training image, ground-truth boxes included."""
+    detector.eval()
+    device = next(detector.parameters()).device
+    everything = np.arange(len(source))
+    with ColumnWriter(folder) as writer:
+        for part in source.uniform_batches(everything, _BATCH):
+            loaded = [source.load(int(i)) for i in part]
+            images = [image.to(device) for image, _ in loaded]
+            for rois, (_, target) in zip(
+                detector.train_rois(images, [target for _, target in loaded]), loaded, strict=True
+            ):
+                writer.append(
+                    features=_half(rois.features),
+                    labels=rois.labels.cpu().numpy().astype(np.int32),
+                    instance_ids=rois.instance_ids.cpu().numpy().astype(np.int32),
+                    num_rows=np.array([len(rois.labels)], np.int32),
+                    num_instances=np.array([len(target.labels)], np.int32),
+                )
+            progress(int(part[-1]) + 1, len(source))
+
+
+@dataclass(frozen=True, eq=False)
+class TestFeatures:
+    """Rows of one half of the validation images, with their IoUs to that half's annotations."""
+
+    __test__ = False
+
+    features: Tensor  # (R, D) float16
+    boxes: Tensor  # (R, 4) float32, in the detector's pixels, for NMS
+    offsets: IntArray  # (B + 1,) where each image's rows start
+    table_offsets: IntArray  # (B + 1,) where each image's (P, G) tables start
+    box_areas: FloatArray  # (R,) square pixels of the file
+    box_iou: FloatArray  # tables one after the other, row by row
+    mask_areas: FloatArray | None  # (R,)
+    mask_iou: FloatArray | None
+
+    @staticmethod
+    def open(folder: Path) -> "TestFeatures":
+        columns = read_columns(folder)
+        return TestFeatures(
+            features=torch.from_numpy(columns["features"]),
+            boxes=torch.from_numpy(columns["boxes"]),
+            offsets=np.concatenate([[0], np.cumsum(columns["num_rows"])]).astype(np.int64),
+            table_offsets=np.concatenate([[0], np.cumsum(columns["table_size"])]).astype(np.int64),
+            box_areas=columns["box_areas"],
+            box_iou=columns["box_iou"],
+            mask_areas=columns.get("mask_areas"),
+            mask_iou=columns.get("mask_iou"),
+        )
+
+
+@torch.no_grad()
+def build_test_features(
+    detector: Detector, source: ImageSource, ground_truth: GroundTruth, folder: Path, progress: Progress
+) -> None:
+    """Write every proposal of every image of one half, refined, with its IoU to every annotation of the image.
+
+    Valid while boxes and masks do not depend on the category: the detector's heads are class-agnostic.
+    """
+    assert detector.has_class_agnostic_heads
+    detector.eval()
+    device = next(detector.parameters()).device
+    with ColumnWriter(folder) as writer:
+        for part in source.uniform_batches(np.arange(len(source)), _BATCH):
+            images = [source.load(int(i))[0].to(device) for i in part]
+            for image, pixels, rois in zip(part.tolist(), images, detector.test_rois(images), strict=True):
+                height = int(source.annotations.image_heights[image])
+                width = int(source.annotations.image_widths[image])
+                boxes = to_file_pixels(rois.boxes.cpu(), pixels, height, width)
+                annotations = ground_truth.image_annotations(image)
+                table = box_iou_table(boxes.numpy(), ground_truth.boxes_xywh[annotations])
+                sides = (boxes[:, 2:] - boxes[:, :2]).double().numpy()
+                writer.append(
+                    features=_half(rois.features),
+                    boxes=rois.boxes.cpu().numpy(),
+                    num_rows=np.array([len(boxes)], np.int32),
+                    table_size=np.array([table.size], np.int64),
+                    box_areas=sides[:, 0] * sides[:, 1],
+                    box_iou=table.ravel(),
+                )
+                if rois.masks is not None:
+                    masks = paste(rois.masks.cpu(), boxes, height, width)
+                    truth = np.zeros((len(annotations), height, width), np.bool_)
+                    for i, annotation in enumerate(annotations):
+                        truth[i] = decode(ground_truth.rles[annotation])
+                    writer.append(mask_iou=mask_iou_table(masks, truth).ravel(), mask_areas=mask_areas(masks))
+            progress(int(part[-1]) + 1, len(source))
+
+
+def _half(features: Tensor) -> npt.NDArray[np.float16]:
+    return features.to(torch.float16).cpu().numpy()

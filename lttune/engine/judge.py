@@ -1,0 +1,135 @@
+"""Judges a detector on one half of the validation images, from cached features or from the images themselves."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lttune.detectors.base import Detector
+from lttune.detectors.postprocess import select_detections
+from lttune.engine.features import TestFeatures
+from lttune.engine.images import ImageSource, to_file_pixels
+from lttune.evaluation.ground_truth import GroundTruth
+from lttune.evaluation.lvis_ap import DetectionColumns, Metrics, evaluate
+from lttune.evaluation.pairs import box_pairs, mask_pairs, table_pairs
+from lttune.evaluation.report import EvaluationReport, IouType
+from lttune.masks import Rle, encode_pasted, rle_areas
+from lttune.types import FloatArray, IntArray
+
+# Images whose detections are computed at a time.
+_BATCH = 8
+
+
+class Judge(Protocol):
+    """Evaluates a detector as it stands; the detector is in evaluation mode."""
+
+    def report(self, detector: Detector, *, max_dets: int) -> EvaluationReport:
+        """Metrics with at most `max_dets` detections per image."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Detections of all images as columns."""
+
+    image: IntArray  # (N,)
+    category: IntArray  # (N,)
+    score: FloatArray  # (N,)
+
+    @staticmethod
+    def join(image: Iterable[int], labels: list[Tensor], scores: list[Tensor]) -> "_Found":
+        counts = [len(part) for part in labels]
+        return _Found(
+            image=np.repeat(np.fromiter(image, np.int64), counts),
+            category=torch.cat(labels).cpu().numpy(),
+            score=torch.cat(scores).double().cpu().numpy(),
+        )
+
+    def columns(self, area: FloatArray) -> DetectionColumns:
+        return DetectionColumns(image=self.image, category=self.category, score=self.score, area=area)
+
+
+class CachedJudge:
+    """Scores cached features; boxes, masks and their IoUs are those of the frozen trunk, computed once per search."""
+
+    def __init__(self, folder: Path, ground_truth: GroundTruth) -> None:
+        self._rows = TestFeatures.open(folder)
+        self._ground_truth = ground_truth
+
+    @torch.no_grad()
+    def report(self, detector: Detector, *, max_dets: int) -> EvaluationReport:
+        rows, ground_truth, config = self._rows, self._ground_truth, detector.config
+        stage = detector.stages[0]
+        device = next(stage.parameters()).device
+        scores = stage.loss.scores(stage.classifier(rows.features.to(device, torch.float32))).cpu()
+        proposals: list[Tensor] = []
+        labels: list[Tensor] = []
+        kept_scores: list[Tensor] = []
+        for start, stop in zip(rows.offsets[:-1], rows.offsets[1:], strict=True):
+            row, label, score = select_detections(
+                rows.boxes[start:stop],
+                scores[start:stop],
+                score_threshold=config.score_threshold,
+                nms_iou=config.nms_iou,
+                max_dets=max_dets,
+            )
+            proposals.append(row)
+            labels.append(label)
+            kept_scores.append(score)
+        found = _Found.join(range(ground_truth.num_images), labels, kept_scores)
+        proposal = torch.cat(proposals).numpy()
+        row = rows.offsets[found.image] + proposal
+        results: dict[IouType, Metrics] = {}
+        kinds: tuple[tuple[IouType, FloatArray | None, FloatArray | None], ...] = (
+            ("bbox", rows.box_areas, rows.box_iou),
+            ("segm", rows.mask_areas, rows.mask_iou),
+        )
+        for kind, areas, tables in kinds:
+            if areas is not None and tables is not None:
+                pairs = table_pairs(
+                    ground_truth, found.image, found.category, proposal, tables=tables, table_start=rows.table_offsets
+                )
+                results[kind] = evaluate(ground_truth, found.columns(areas[row]), pairs, max_dets=max_dets)
+        return EvaluationReport.from_metrics(results, category_ids=ground_truth.annotations.category_ids)
+
+
+class LiveJudge:
+    """Runs the whole detector on the images."""
+
+    def __init__(self, source: ImageSource, ground_truth: GroundTruth) -> None:
+        self._source = source
+        self._ground_truth = ground_truth
+
+    @torch.no_grad()
+    def report(self, detector: Detector, *, max_dets: int) -> EvaluationReport:
+        source, ground_truth = self._source, self._ground_truth
+        device = next(detector.parameters()).device
+        boxes: list[Tensor] = []
+        labels: list[Tensor] = []
+        scores: list[Tensor] = []
+        rles: list[Rle] = []
+        for part in source.uniform_batches(np.arange(len(source)), _BATCH):
+            images = [source.load(int(i))[0].to(device) for i in part]
+            for image, pixels, detections in zip(part, images, detector.detect(images, max_dets=max_dets), strict=True):
+                height = int(source.annotations.image_heights[image])
+                width = int(source.annotations.image_widths[image])
+                in_file = to_file_pixels(detections.boxes.cpu(), pixels, height, width)
+                boxes.append(in_file)
+                labels.append(detections.labels)
+                scores.append(detections.scores)
+                if detections.masks is not None:
+                    rles += encode_pasted(detections.masks.cpu(), in_file, height, width)
+        found = _Found.join(range(len(source)), labels, scores)
+        corners = torch.cat(boxes).double().numpy()
+        xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        pairs = box_pairs(ground_truth, found.image, found.category, xywh)
+        columns = found.columns(xywh[:, 2] * xywh[:, 3])
+        results: dict[IouType, Metrics] = {"bbox": evaluate(ground_truth, columns, pairs, max_dets=max_dets)}
+        if detector.has_masks:
+            pairs = mask_pairs(ground_truth, found.image, found.category, rles)
+            columns = found.columns(rle_areas(rles).astype(np.float64))
+            results["segm"] = evaluate(ground_truth, columns, pairs, max_dets=max_dets)
+        return EvaluationReport.from_metrics(results, category_ids=ground_truth.annotations.category_ids)

@@ -1,0 +1,87 @@
+"""The stage-1 model, a plain softmax baseline trained once, and the features of its trunk."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lttune.detectors.base import Detector
+from lttune.engine.assets import Assets, Progress
+from lttune.engine.config import Recipe, TrainConfig
+from lttune.engine.features import build_test_features, build_train_features
+from lttune.engine.images import ImageSource
+from lttune.engine.run import TrainingRun
+from lttune.engine.weights import save_weights
+from lttune.losses.cross_entropy import SoftmaxCrossEntropy
+
+# A killed stage 1 loses at most this much training.
+_SAVE_EVERY_S = 20.0
+_SLICE_S = 0.5
+
+
+def stage1_config(config: TrainConfig) -> TrainConfig:
+    """The run that makes the stage-1 model of a setting: everything trains, by softmax cross-entropy."""
+    return replace(
+        config,
+        method="cross_entropy",
+        loss=SoftmaxCrossEntropy.Hyperparameters(),
+        optim=config.stage1.optim,
+        schedule=config.stage1.schedule,
+        sampler=config.stage1.sampler,
+        recipe=Recipe(parts="all", fidelity="full"),
+        fidelity="full",
+        seed=config.stage1.seed,
+    )
+
+
+def train_stage1(config: TrainConfig, assets: Assets, weights: Path, partial: Path, progress: Progress) -> None:
+    """Train the stage-1 model, or go on where a killed process left it.
+
+    Args:
+        weights: where the model is written.
+        partial: where the unfinished run is kept.
+    """
+    run = TrainingRun(stage1_config(config), assets, device=best_device(), judged_on=None)
+    if partial.exists():
+        run.restore(partial)
+    total = run.config.schedule.epochs * run.steps_per_epoch
+    saved = run.seconds
+    progress("stage 1", run.step, total)
+    while not run.is_finished:
+        run.advance(max_seconds=_SLICE_S)
+        progress("stage 1", min(run.step, total), total)
+        if run.seconds - saved > _SAVE_EVERY_S:
+            run.save(partial)
+            saved = run.seconds
+    save_weights(run.detector, weights)
+
+
+def build_features(config: TrainConfig, assets: Assets, folder: Path, progress: Progress) -> None:
+    """Write the features of the training images and of both validation halves into `folder`."""
+    detector = frozen_detector(config, assets)
+    sizes = {"train": assets.train.num_images, **{half: assets.half(half).num_images for half in ("tune", "report")}}
+    total, done = sum(sizes.values()), 0
+
+    def part(before: int) -> Callable[[int, int], None]:
+        return lambda images, _: progress("features", before + images, total)
+
+    source = ImageSource(assets.train, Path(assets.train_images), config.input, seed=None, with_masks=False)
+    build_train_features(detector, source, folder / "train", part(done))
+    done += sizes["train"]
+    for half in ("tune", "report"):
+        source = ImageSource(assets.half(half), Path(assets.val_images), config.input, seed=None, with_masks=False)
+        build_test_features(detector, source, assets.ground_truth(half), folder / half, part(done))
+        done += sizes[half]
+
+
+def frozen_detector(config: TrainConfig, assets: Assets) -> Detector:
+    """The stage-1 model as it is, in evaluation mode."""
+    run = TrainingRun(stage1_config(config), assets, device=best_device(), judged_on=None)
+    run.detector.freeze_except(())
+    return run.detector.eval()
+
+
+def best_device() -> torch.device:
+    """The first GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

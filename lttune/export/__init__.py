@@ -1,0 +1,1 @@
+"""Trials as files that other work goes on from."""

@@ -1,0 +1,61 @@
+"""A Ray searcher around Optuna's ask and tell; the study's storage is the truth and nothing of ours is pickled."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from lttune.errors import InputError
+from lttune.spec.parameters import Scalar
+from lttune.tuning.study import StudyStore
+from lttune.tuning.trainable import TrialJob
+from lttune.types import TrialResult
+
+logger = logging.getLogger(__name__)
+
+JobMaker = Callable[[int, dict[str, Scalar]], TrialJob]
+
+
+class AskTellSearcher(Searcher):
+    """Hands out trials that a broken search left unfinished, then asks for new ones.
+
+    Args:
+        store: the study.
+        make_job: a trial's job from its number and parameters; an InputError fails that trial.
+        on_refused: told of a trial whose parameters do not go together.
+        num_trials: how many trials the study shall have, failed ones included.
+    """
+
+    def __init__(
+        self, store: StudyStore, make_job: JobMaker, on_refused: Callable[[TrialResult], None], num_trials: int
+    ) -> None:
+        super().__init__(metric=store.spec.objective.metric, mode=store.spec.objective.mode)
+        self._store = store
+        self._make_job = make_job
+        self._on_refused = on_refused
+        self._num_trials = num_trials
+        self._unfinished = store.unfinished()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        while self._unfinished or self._store.num_asked() < self._num_trials:
+            number = self._unfinished.pop(0) if self._unfinished else self._store.ask()
+            params = self._store.parameters(number)
+            try:
+                return {"job": self._make_job(number, params)}
+            except InputError as error:
+                reason = f"these values do not go together: {error}"
+                self._on_refused(TrialResult(number=number, state="FAIL", params=params, metrics={}, reason=reason))
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The callback records ends, because it alone learns why a trial failed."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the storage has it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: a search is rebuilt from its own files."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

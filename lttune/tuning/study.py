@@ -1,0 +1,327 @@
+"""A study's folder and its Optuna storage, which is the truth about its trials.
+
+OUT/STUDY/spec.yaml           everything resolved, the setting in full
+OUT/STUDY/optuna.journal      trials, parameters, values
+OUT/STUDY/trials.jsonl        one line per finished trial, for people and scripts
+OUT/STUDY/checkpoints/NNNN.pt unfinished and finished trials: what trains, newest only
+OUT/STUDY/confirmation.json   trial 0 and the best on the report half
+OUT/STUDY/report_looks.jsonl  every look at the report half
+OUT/STUDY/driver.lock         held by the process that drives the search
+"""
+
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from lttune.engine.checkpoint import replacing
+from lttune.engine.seeds import stream_seed
+from lttune.errors import StudyError, did_you_mean
+from lttune.spec.load import load_spec
+from lttune.spec.parameters import FloatRange, IntRange, Parameter, Scalar
+from lttune.spec.search import SearchSpec
+from lttune.types import StudyResult, TrialResult
+
+# What a trial's report keeps beside its parameters, as Optuna user attributes.
+_ATTRIBUTES = ("metrics", "seconds", "fidelity", "differs", "reason", "applied_hash")
+
+
+class StudyFolder:
+    """Paths of one study, and who may write to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / "driver.lock")
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def spec_path(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "optuna.journal"
+
+    @property
+    def confirmation(self) -> Path:
+        return self.path / "confirmation.json"
+
+    @property
+    def exists(self) -> bool:
+        return self.spec_path.is_file()
+
+    def checkpoint(self, number: int) -> Path:
+        return self.path / "checkpoints" / f"{number:04d}.pt"
+
+    def create(self, spec: SearchSpec) -> None:
+        """Make the folder and write the resolved spec.
+
+        Raises:
+            StudyError: the study exists.
+        """
+        self.refuse_existing()
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(spec.to_document(), sort_keys=False, width=120)
+        with replacing(self.spec_path) as temporary:
+            temporary.write_text(f"# lttune resume {self.name}\n{text}")
+
+    def refuse_existing(self) -> None:
+        """Raise StudyError, with the command that continues it, where the folder holds a study."""
+        if self.exists:
+            raise StudyError(
+                f"study '{self.name}' exists in {self.path.parent}; continue it with `lttune resume {self.name}`, "
+                "or name another one with --study."
+            )
+
+    def load_spec(self) -> SearchSpec:
+        """The resolved spec that the study was started with.
+
+        Raises:
+            StudyError: there is no such study.
+        """
+        self.require()
+        return load_spec(self.spec_path)
+
+    def require(self) -> None:
+        """Raise StudyError, with the nearest known name, where there is no such study."""
+        if not self.exists:
+            known = sorted(spec.parent.name for spec in self.path.parent.glob("*/spec.yaml"))
+            hint = did_you_mean(self.name, known) if known else ""
+            raise StudyError(f"there is no study '{self.name}' in {self.path.parent}.{hint}")
+
+    def acquire(self) -> None:
+        """Become the study's one driver, until `release` or the end of the process.
+
+        Raises:
+            StudyError: another process drives it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StudyError(f"study '{self.name}' is driven by {self.holder()}; wait for it or stop it.") from error
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        (self.path / "driver.json").write_text(json.dumps(holder))
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def is_driven(self) -> bool:
+        """Whether a living process drives the study."""
+        probe = FileLock(self.path / "driver.lock")
+        try:
+            probe.acquire(timeout=0)
+        except Timeout:
+            return True
+        probe.release()
+        return False
+
+    def holder(self) -> str:
+        """Who drives the study, or drove it last."""
+        try:
+            holder = json.loads((self.path / "driver.json").read_text())
+            return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        except (OSError, ValueError, KeyError):
+            return "another process"
+
+    def read_trial(self, spec: SearchSpec, which: str) -> TrialResult:
+        """A COMPLETE trial, by number or `best`.
+
+        Raises:
+            StudyError: there is no such trial, or it is not COMPLETE.
+        """
+        result = StudyStore(self, spec, is_driver=False).results()
+        number = str(result.best) if which == "best" else which
+        found = next((trial for trial in result.trials if str(trial.number) == number), None)
+        if found is None:
+            what = "no COMPLETE trial yet" if which == "best" else f"no trial {which}; it has {len(result.trials)}"
+            raise StudyError(f"study '{self.name}' has {what}. See: lttune status {self.name}")
+        if found.state != "COMPLETE":
+            raise StudyError(f"trial {found.number} of '{self.name}' is {found.state}; choose a COMPLETE one.")
+        return found
+
+    def look_at_report(self, *, by: str, what: str) -> None:
+        """Append a line to the list of looks at the report half."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "by": by, "what": what}
+        with (self.path / "report_looks.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class StudyStore:
+    """The Optuna study of a folder: asks for trials, records what became of them.
+
+    Args:
+        folder: the study's folder; with `is_driver` its lock must be held.
+        spec: what is searched.
+        is_driver: whether this process writes; a reader never does.
+    """
+
+    def __init__(self, folder: StudyFolder, spec: SearchSpec, *, is_driver: bool) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder = folder
+        self.spec = spec
+        if is_driver:
+            _mend_journal(folder.journal)
+        storage = JournalStorage(JournalFileBackend(str(folder.journal), lock_obj=_DriverLock(str(folder.journal))))
+        is_maximised = spec.objective.mode == "max"
+        if is_driver:
+            is_new = folder.name not in [s.study_name for s in optuna.get_all_study_summaries(storage)]
+            self._study = optuna.create_study(
+                storage=storage,
+                study_name=folder.name,
+                direction="maximize" if is_maximised else "minimize",
+                pruner=optuna.pruners.NopPruner(),
+                load_if_exists=True,
+            )
+            if is_new or not self._trials():
+                self._study.enqueue_trial(spec.defaults())
+        else:
+            self._study = optuna.load_study(storage=storage, study_name=folder.name)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    # ---- asking
+
+    def unfinished(self) -> list[int]:
+        """Numbers of trials that were asked for and have no end yet, in order."""
+        return [trial.number for trial in self._trials(TrialState.RUNNING)]
+
+    def num_asked(self) -> int:
+        """Trials that have been asked for, whatever became of them."""
+        return sum(trial.state != TrialState.WAITING for trial in self._trials())
+
+    def ask(self) -> int:
+        """Create the next trial; its draws are a function of the search's seed and its number."""
+        self._seed_sampler(self.num_asked())
+        return self._study.ask().number
+
+    def parameters(self, number: int) -> dict[str, Scalar]:
+        """The trial's sampled values; those that a killed driver had not drawn yet are drawn now."""
+        self._seed_sampler(number)
+        trial = Trial(self._study, self._trial(number)._trial_id)
+        return {key: _suggest(trial, key, parameter) for key, parameter in self.spec.space.items()}
+
+    def _seed_sampler(self, number: int) -> None:
+        seed = stream_seed(self.spec.search.seed, "sampler", number) % 2**32
+        if self.spec.search.sampler == "random":
+            self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        else:
+            self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._trials()[number]
+
+    # ---- telling
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Record an intermediate value; one that is known, as after a restart, is left alone."""
+        trial = self._trial(number)
+        if not trial.state.is_finished() and epoch not in trial.intermediate_values and math.isfinite(value):
+            Trial(self._study, trial._trial_id).report(value, epoch)
+
+    def tell(self, result: TrialResult) -> None:
+        """Record the end of a trial; one that has ended already is left alone."""
+        trial = self._trial(result.number)
+        if trial.state.is_finished():
+            return
+        live = Trial(self._study, trial._trial_id)
+        attributes = {
+            "metrics": {key: value if math.isfinite(value) else None for key, value in result.metrics.items()},
+            "seconds": result.seconds,
+            "fidelity": result.fidelity,
+            "reason": result.reason,
+            "applied_hash": result.applied_hash,
+        }
+        for key, value in attributes.items():
+            if value is not None:
+                live.set_user_attr(key, value)
+        if result.state == "COMPLETE":
+            self._study.tell(result.number, result.metrics[self.spec.objective.metric])
+        else:
+            self._study.tell(result.number, state=TrialState[result.state])
+
+    # ---- reading
+
+    def results(self) -> StudyResult:
+        """Every trial as the storage tells it."""
+        trials = tuple(_trial_result(trial) for trial in self._trials() if trial.state != TrialState.WAITING)
+        complete = [t for t in self._trials(TrialState.COMPLETE) if t.value is not None]
+        sign = 1 if self.spec.objective.mode == "max" else -1
+        best = max(complete, key=lambda t: (sign * (t.value or 0.0), -t.number), default=None)
+        return StudyResult(
+            study=self.folder.name,
+            objective={"metric": self.spec.objective.metric, "mode": self.spec.objective.mode},
+            best=None if best is None else best.number,
+            trials=trials,
+        )
+
+
+class _DriverLock(JournalFileOpenLock):
+    """The driver's lock on the folder already keeps other writers away."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return
+
+
+def _mend_journal(path: Path) -> None:
+    """Cut off a line that a killed driver wrote in part: the next one would be glued to it."""
+    if not path.is_file():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _suggest(trial: Trial, key: str, parameter: Parameter) -> Scalar:
+    if isinstance(parameter, FloatRange):
+        return trial.suggest_float(key, *parameter.bounds, log=parameter.log)
+    if isinstance(parameter, IntRange):
+        return trial.suggest_int(key, *parameter.bounds, step=parameter.step, log=parameter.log)
+    return trial.suggest_categorical(key, parameter.values)
+
+
+def _trial_result(trial: FrozenTrial) -> TrialResult:
+    attributes: Mapping[str, Any] = {key: trial.user_attrs.get(key) for key in _ATTRIBUTES}
+    metrics = attributes["metrics"] or {}
+    return TrialResult(
+        number=trial.number,
+        state=trial.state.name,  # type: ignore[arg-type]
+        params=dict(trial.params),
+        metrics={key: math.nan if value is None else value for key, value in metrics.items()},
+        seconds=attributes["seconds"],
+        fidelity=attributes["fidelity"],
+        reason=attributes["reason"],
+        applied_hash=attributes["applied_hash"],
+    )
+
+
+def find_study(study: str, out: Path) -> StudyFolder:
+    """The study that a name under OUT or a path means."""
+    path = Path(study).expanduser()
+    is_path = "/" in study or (path.is_dir() and (path / "spec.yaml").is_file())
+    return StudyFolder((path if is_path else out / study).absolute())
+
+
+def known_studies(out: Path) -> Iterable[StudyFolder]:
+    """Every study of an output folder, by name."""
+    return (StudyFolder(spec.parent) for spec in sorted(out.glob("*/spec.yaml")))
