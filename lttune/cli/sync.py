@@ -25,5 +25,7 @@ def command(study: str | None, out: Path) -> int:
             continue
         result = sync(folder.path, store_uri(out))
         remaining += result.remaining
-        click.echo(f"{folder.name}: {result.sent} events sent, {result.remaining} left.")
+        refused = f", {result.refused} refused" if result.refused else ""
+        why = f" ({result.reason})" if result.reason else ""
+        click.echo(f"{folder.name}: {result.sent} events sent{refused}, {result.remaining} left{why}.")
     return 1 if remaining else 0

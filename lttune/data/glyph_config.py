@@ -10,6 +10,9 @@ from lttune.errors import InputError
 # The size of LVIS v1; the font holds a few more glyphs.
 MAX_CATEGORIES = 1203
 
+# Up to so many categories per image, one glyph in a thousand finds no place; at twice as many, one in twenty.
+MAX_CATEGORIES_PER_IMAGE = 8
+
 Split = Literal["train", "val"]
 # Parts of a generator's key; a number once given keeps its meaning.
 _SPLITS: dict[Split, int] = {"train": 0, "val": 1}
@@ -22,7 +25,8 @@ class GlyphConfig:
 
     Attributes:
         num_categories: up to 1203.
-        num_train_images: a third of them hold the most frequent category, two the rarest.
+        num_train_images: a third of them hold the most frequent category, two the rarest; the share is smaller where
+            many categories would crowd the images.
         num_val_images: images of `val`.
         size_px: side of the square images.
         seed: of every draw.
@@ -72,6 +76,13 @@ class GlyphConfig:
         self._require("num_negatives", self.num_negatives >= 0, "0 or more")
         for name in ("max_overlap", "second_share", "unlabelled_share", "not_exhaustive_share"):
             self._require(name, 0 <= getattr(self, name) <= 1, "0 to 1")
+
+        # The rarest category is in two images, in one where validation is balanced.
+        train_needs = -(-2 * self.num_categories // MAX_CATEGORIES_PER_IMAGE)
+        val_needs = -(-(1 if self.val == "balanced" else 2) * self.num_categories // MAX_CATEGORIES_PER_IMAGE)
+        for name, needed in (("num_train_images", train_needs), ("num_val_images", val_needs)):
+            enough = f"at least {needed} for {self.num_categories} categories"
+            self._require(name, getattr(self, name) >= needed, enough)
 
     def _require(self, name: str, is_met: bool, allowed: str) -> None:
         if not is_met:

@@ -22,31 +22,29 @@ _VAL_NEGATIVE_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageMaker:
-    """Makes the images of one split in any order and any process.
+    """Makes the images of a dataset in any order and any process.
 
     Attributes:
         config: of the dataset.
-        split: which of its splits.
-        folder: where the images go.
+        folder: holds a folder per split, where the images go.
         sprites: one per category.
         is_frequent: one per category, whether some of its training images leave it without annotations.
     """
 
     config: GlyphConfig
-    split: Split
     folder: Path
     sprites: Sequence[Sprite]
     is_frequent: Sequence[bool]
 
-    def __call__(self, number: int, categories: Sequence[int]) -> Made:
+    def __call__(self, split: Split, number: int, categories: Sequence[int]) -> Made:
         """Write an image of the categories; its entry and those of its annotations, which have no ids yet."""
-        config, split = self.config, self.split
+        config = self.config
         generator = keyed_generator(config.seed, split, "image", number)
         seconds = [c for c in categories if generator.random() < config.second_share]
         order = generator.permutation([*categories, *seconds]).astype(int).tolist()
         picture, drawn = draw_image(generator, order, self.sprites, config)
         file_name = f"{number + 1:08d}.jpg"
-        picture.save(self.folder / file_name, quality=_JPEG_QUALITY)
+        picture.save(self.folder / split / file_name, quality=_JPEG_QUALITY)
 
         present = sorted({glyph.category for glyph in drawn})
         # Frequent categories that the image shows but nobody looked for, as in LVIS's federated training set.
@@ -105,7 +103,7 @@ def set_maker(maker: ImageMaker) -> None:
     _maker = maker
 
 
-def make_one(number: int, categories: Sequence[int]) -> Made:
+def make_one(split: Split, number: int, categories: Sequence[int]) -> Made:
     """An image by this worker's maker."""
     assert _maker is not None
-    return _maker(number, categories)
+    return _maker(split, number, categories)

@@ -4,8 +4,9 @@ Each image draws from its own generator, keyed by seed, split and image number, 
 nothing. Bytes also depend on the versions of NumPy and of Pillow with its FreeType and JPEG libraries.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import starmap
 from multiprocessing import get_context
@@ -18,7 +19,7 @@ import orjson
 
 from lttune.data.frequency import frequency_groups
 from lttune.data.glyph_catalogue import Glyph, glyph_catalogue, render
-from lttune.data.glyph_config import GlyphConfig, Split, keyed_generator
+from lttune.data.glyph_config import MAX_CATEGORIES_PER_IMAGE, GlyphConfig, Split, keyed_generator
 from lttune.data.glyph_entries import ImageMaker, Made, make_one, set_maker
 from lttune.errors import InputError
 from lttune.types import FREQUENT, GROUP_LETTERS, IntArray
@@ -26,13 +27,21 @@ from lttune.types import FREQUENT, GROUP_LETTERS, IntArray
 __all__ = ["GlyphConfig", "GlyphFiles", "make_glyphs"]
 
 Progress = Callable[[int, int], None]
+Entry = dict[str, Any]
 
 # Categories that a balanced validation image holds, as a training image of the default does.
 _CATEGORIES_PER_IMAGE = 3.6
+# Balanced validation images of a category, where there is room: with fewer, its AP says little.
+_MIN_BALANCED = 4
 # Sprites are scaled down to their size in an image, but no coarser than the default's image side asks.
 _MIN_SPRITE_PX = 96
 # Images that a worker process takes at a time.
 _CHUNK = 16
+# A process starts in 1 to 3 s, most of them torch's where the caller's script imports it, and draws 10 megapixels a
+# second: the default set is not worth a second one.
+_PIXELS_PER_WORKER = 50_000_000
+
+_SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +62,8 @@ def make_glyphs(
     Args:
         config: what to draw.
         out: the folder; it must not exist, or be empty.
-        num_workers: processes, at least 1. With more than one, a script needs the usual `if __name__ == "__main__"`,
-            because the processes are spawned.
+        num_workers: most processes; a small set is drawn by one. With more than one, a script needs the usual
+            `if __name__ == "__main__"`, because the processes are spawned.
         progress: told the number of finished images and of all images.
 
     Raises:
@@ -82,52 +91,58 @@ def make_glyphs(
 def _write_dataset(config: GlyphConfig, folder: Path, num_workers: int, progress: Progress | None) -> None:
     glyphs = glyph_catalogue(config.num_categories)
     sprite_px = max(_MIN_SPRITE_PX, round(config.max_glyph * config.size_px))
-    sprites = [render(glyph, sprite_px) for glyph in glyphs]
-    splits: tuple[Split, ...] = ("train", "val")
-    num_images = {"train": config.num_train_images, "val": config.num_val_images}
-    categories: list[dict[str, Any]] = []
-    num_done = 0
-    for split in splits:
+    counts: dict[Split, IntArray] = {split: _planned_counts(config, split) for split in _SPLITS}
+    maker = ImageMaker(
+        config=config,
+        folder=folder,
+        sprites=[render(glyph, sprite_px) for glyph in glyphs],
+        is_frequent=(frequency_groups(counts["train"]) == FREQUENT).tolist(),
+    )
+    plans = {split: _plan(config, split, counts[split]) for split in _SPLITS}
+    jobs = [(split, number, chosen) for split in _SPLITS for number, chosen in enumerate(plans[split])]
+    for split in _SPLITS:
         (folder / split).mkdir()
-        counts = _planned_counts(config, split, num_images[split])
-        maker = ImageMaker(
-            config=config,
-            split=split,
-            folder=folder / split,
-            sprites=sprites,
-            is_frequent=(frequency_groups(counts) == FREQUENT).tolist(),
-        )
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for image, of_image in _make_all(maker, _plan(config, split, counts, num_images[split]), num_workers):
-            images.append(image)
-            annotations += of_image
-            num_done += 1
+    images: dict[Split, list[Entry]] = {split: [] for split in _SPLITS}
+    annotations: dict[Split, list[Entry]] = {split: [] for split in _SPLITS}
+    # Closed in any case, so that no process writes any more when the folder is cleared away after an error.
+    with closing(_make_all(maker, jobs, num_workers)) as made:
+        for num_done, ((split, _, _), (image, of_image)) in enumerate(zip(jobs, made, strict=True), start=1):
+            images[split].append(image)
+            annotations[split] += of_image
             if progress is not None:
-                progress(num_done, sum(num_images.values()))
-        if split == "train":
-            categories = _category_entries(glyphs, annotations)
+                progress(num_done, len(jobs))
+    categories = _category_entries(glyphs, annotations["train"])
+    for split in _SPLITS:
         document = {
             "info": {"description": "lttune glyphs", "split": split, "config": asdict(config)},
             "licenses": [],
-            "images": images,
-            "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, start=1)],
+            "images": images[split],
+            "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations[split], start=1)],
             "categories": categories,
         }
         (folder / f"{split}.json").write_bytes(orjson.dumps(document))
 
 
-def _planned_counts(config: GlyphConfig, split: Split, num_images: int) -> IntArray:
-    """(C,) images of each category, descending."""
-    C = config.num_categories
+def _num_images(config: GlyphConfig, split: Split) -> int:
+    return config.num_train_images if split == "train" else config.num_val_images
+
+
+def _planned_counts(config: GlyphConfig, split: Split) -> IntArray:
+    """(C,) images of each category, descending, which together crowd no image."""
+    C, num_images = config.num_categories, _num_images(config, split)
+    room = num_images * MAX_CATEGORIES_PER_IMAGE
     if split == "val" and config.val == "balanced":
-        return np.full(C, min(num_images, max(4, int(num_images * _CATEGORIES_PER_IMAGE / C))), np.int64)
-    return np.round(np.geomspace(max(2.0, num_images / 3), 2, C)).astype(np.int64)
+        count = max(_MIN_BALANCED, int(num_images * _CATEGORIES_PER_IMAGE / C))
+        return np.full(C, min(count, room // C, num_images), np.int64)
+    most = max(2.0, num_images / 3)
+    while (counts := np.round(np.geomspace(most, 2, C)).astype(np.int64)).sum() > room:
+        most = max(2.0, most * 0.99)
+    return counts
 
 
-def _plan(config: GlyphConfig, split: Split, counts: IntArray, num_images: int) -> list[list[int]]:
+def _plan(config: GlyphConfig, split: Split, counts: IntArray) -> list[list[int]]:
     """Categories of each image: every category in exactly its number of images, and images about equally full."""
-    generator = keyed_generator(config.seed, split, "plan")
+    generator, num_images = keyed_generator(config.seed, split, "plan"), _num_images(config, split)
     load = np.zeros(num_images, np.int64)
     plan: list[list[int]] = [[] for _ in range(num_images)]
     for category in generator.permutation(len(counts)).tolist():
@@ -139,20 +154,23 @@ def _plan(config: GlyphConfig, split: Split, counts: IntArray, num_images: int) 
     return plan
 
 
-def _make_all(maker: ImageMaker, plan: Sequence[Sequence[int]], num_workers: int) -> Iterator[Made]:
-    """The images of a plan in order."""
-    if num_workers == 1:
-        yield from starmap(maker, enumerate(plan))
+def _make_all(
+    maker: ImageMaker, jobs: Sequence[tuple[Split, int, Sequence[int]]], num_workers: int
+) -> Generator[Made, None, None]:
+    """The images in the order of their jobs."""
+    num_useful = min(num_workers, len(jobs) * maker.config.size_px**2 // _PIXELS_PER_WORKER)
+    if num_useful <= 1:
+        yield from starmap(maker, jobs)
         return
     # Threads would wait for each other: most of the work holds the interpreter's lock. A forked process may inherit a
     # lock of torch's threads for good, so processes are spawned.
     with ProcessPoolExecutor(
-        num_workers, mp_context=get_context("spawn"), initializer=set_maker, initargs=(maker,)
+        num_useful, mp_context=get_context("spawn"), initializer=set_maker, initargs=(maker,)
     ) as pool:
-        yield from pool.map(make_one, range(len(plan)), plan, chunksize=_CHUNK)
+        yield from pool.map(make_one, *zip(*jobs, strict=True), chunksize=_CHUNK)
 
 
-def _category_entries(glyphs: Sequence[Glyph], train_annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _category_entries(glyphs: Sequence[Glyph], train_annotations: Sequence[Entry]) -> list[Entry]:
     """Categories with their counts in the training annotations, which also decide their frequency group."""
     instances = [a["category_id"] - 1 for a in train_annotations]
     images = [c for c, _ in {(a["category_id"] - 1, a["image_id"]) for a in train_annotations}]

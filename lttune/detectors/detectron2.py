@@ -133,7 +133,8 @@ class Detectron2Detector(RoiDetector):
         self, images: Sequence[Tensor], targets: Sequence[Target], *, generator: torch.Generator
     ) -> dict[str, Tensor]:
         roi_heads = self.model.roi_heads
-        instances = self._instances(images, targets)
+        trains_masks = self.has_masks and self.trains("backbone", "mask_head")
+        instances = self._instances(images, targets, with_masks=trains_masks)
         batch, features = self._features(images)
         try:
             # detectron2 logs to a global storage, and there has to be one.
@@ -146,7 +147,7 @@ class Detectron2Detector(RoiDetector):
                     more_features, more_rows = self._augment(features, targets, images, generator)
                     box_features, rows = torch.cat([box_features, more_features]), [*proposals, more_rows]
                 terms |= roi_heads.box_predictor.losses(roi_heads.box_predictor(box_features), rows)
-                if roi_heads.mask_on and self.trains("backbone", "mask_head"):
+                if trains_masks:
                     with training_flag(roi_heads, True), training_flag(roi_heads.mask_head, True):
                         terms |= roi_heads._forward_mask(features, proposals)
         except FloatingPointError as error:
@@ -160,7 +161,7 @@ class Detectron2Detector(RoiDetector):
     @torch.no_grad()
     def train_rois(self, images: Sequence[Tensor], targets: Sequence[Target]) -> list[TrainRois]:
         self.assert_trunk_stands_still()
-        instances = self._instances(images, targets)
+        instances = self._instances(images, targets, with_masks=False)
         batch, features = self._features(images)
         with seeded(0, self.model.device), EventStorage():  # the RPN draws anchors for a loss that is not used here
             proposals, _ = self._propose(batch, features, instances)
@@ -179,7 +180,7 @@ class Detectron2Detector(RoiDetector):
         batch = self.model.preprocess_image([{"image": image.flip(0)} for image in images])
         return batch, self.model.backbone(batch.tensor)
 
-    def _instances(self, images: Sequence[Tensor], targets: Sequence[Target]) -> list[Any]:
+    def _instances(self, images: Sequence[Tensor], targets: Sequence[Target], *, with_masks: bool) -> list[Any]:
         """Targets as detectron2 wants them; each instance carries its number counted over the batch."""
         instances, first = [], 0
         for image, target in zip(images, targets, strict=True):
@@ -187,7 +188,7 @@ class Detectron2Detector(RoiDetector):
             own.gt_boxes = Boxes(target.boxes)
             own.gt_classes = target.labels
             own.gt_ids = torch.arange(first, first + len(target.boxes))
-            if self.has_masks:
+            if with_masks:
                 masks = target.masks
                 assert masks is not None or len(target.boxes) == 0, "this detector trains on masks: the target has none"
                 own.gt_masks = BitMasks(masks if masks is not None else torch.zeros(0, *own.image_size))
@@ -254,8 +255,8 @@ class Detectron2Detector(RoiDetector):
             deltas = predictor.bbox_pred(rows)
             boxes = Boxes(predictor.box2box_transform.apply_deltas(deltas, own.proposal_boxes.tensor).view(-1, 4))
             boxes.clip(own.image_size)
-            refined = boxes.tensor if self.config.class_agnostic_box else boxes.tensor.view(len(rows), self.num_classes, 4)
-            rois.append((rows, refined))
+            own_boxes = (4,) if self.config.class_agnostic_box else (self.num_classes, 4)
+            rois.append((rows, boxes.tensor.view(len(rows), *own_boxes)))
         return features, rois
 
     def mask_scores(self, features: Mapping[str, Tensor], image: int, boxes: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from lttune.data.glyphs import make_glyphs
-from lttune.data.split import SPLIT_SALT
 from lttune.engine.assets import Assets, Progress, file_digest_once
 from lttune.engine.checkpoint import file_digest, replacing_folder, value_digest, write_json
 from lttune.engine.columns import are_intact
@@ -119,7 +118,7 @@ def _features(config: TrainConfig, assets: Assets, cache: Path, progress: Progre
         "val_annotations": file_digest_once(assets.val_annotations),
         "detector": asdict(config.detector),
         "input": asdict(config.input),
-        "split": SPLIT_SALT,
+        "split": [assets.half(half).image_ids.tolist() for half in ("tune", "report")],
     }
     folder = cache / f"features-{value_digest(identity)[:12]}"
     with _building(folder, "features") as is_missing:
@@ -130,7 +129,7 @@ def _features(config: TrainConfig, assets: Assets, cache: Path, progress: Progre
         if is_missing:
             with replacing_folder(folder) as temporary:
                 build_features(config, assets, temporary, progress)
-                write_json(plain(identity), temporary / "features.json")
+                write_json(plain({**identity, "split": value_digest(identity["split"])}), temporary / "features.json")
     return folder
 
 

@@ -112,9 +112,10 @@ class AcslHyperparameters(LossHyperparameters):
 class Acsl(ClassificationLoss):
     """Adaptive class suppression loss.
 
-    Wang et al., "Adaptive Class Suppression Loss for Long-Tail Object Detection", CVPR 2021, arXiv 2104.00885,
-    equations 2 and 3; published as CASIA-IVA-Lab/ACSL dd84144. Like that code, and unlike the paper's equations, the
-    background column takes part and background RoIs follow frequency groups instead of the threshold.
+    Wang et al., "Adaptive Class Suppression Loss for Long-Tail Object Detection", CVPR 2021, arXiv 2104.00885;
+    published as CASIA-IVA-Lab/ACSL dd84144. With target t and mask w, `L = 1/N sum_i sum_c w_ic bce(z_ic, t_ic)`. Like
+    that code, and unlike the paper's formula, the background column takes part and background RoIs follow frequency
+    groups instead of the threshold.
 
     Differences from the published code: background is the last column, not the first; the draws come from `generator`,
     not from NumPy's global one, so that a run can be repeated; shares of background RoIs are of the whole call, where

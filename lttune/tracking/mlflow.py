@@ -206,20 +206,23 @@ class _Sender:
         An event that fails is tried again on fresh runs, which tells the two apart: where the runs cannot even be
         found, MLflow is away. A copy of an artifact is not worth holding up the rest: the study's folder has it too.
         """
-        for is_last in (False, True):
-            runs = self._find_runs(event["experiment"], event["study"])
-            try:
-                runs.put(event)
-                return True
-            except Exception as error:  # as in the thread of MlflowTracker
-                self._runs = None
-                if is_last and (event["kind"] == "artifact" or _is_refusal(error)):
-                    what = (event["study"], event["trial"], event["kind"], _first_line(error))
-                    log.warning("Study %s, trial %s: MLflow refuses '%s': %s", *what)
-                    return False
-                if is_last:
-                    raise
-        raise AssertionError("unreachable")
+        runs = self._find_runs(event["experiment"], event["study"])
+        try:
+            runs.put(event)
+            return True
+        except Exception:  # as in the thread of MlflowTracker
+            self._runs = None
+        runs = self._find_runs(event["experiment"], event["study"])
+        try:
+            runs.put(event)
+            return True
+        except Exception as error:
+            self._runs = None
+            if event["kind"] != "artifact" and not _is_refusal(error):
+                raise
+            what = (event["study"], event["trial"], event["kind"], _first_line(error))
+            log.warning("Study %s, trial %s: MLflow refuses '%s': %s", *what)
+            return False
 
     def _find_runs(self, experiment: str, study: str) -> "_StudyRuns":
         if self._runs is None or (self._runs.experiment, self._runs.study) != (experiment, study):

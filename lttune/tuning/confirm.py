@@ -7,7 +7,7 @@ over those differences; an interval that holds 0 means that no difference is sho
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,14 @@ def confirm(
             write_json(state, path)
         listener.progress("confirmation", total - len(pending), total)
     return state
+
+
+def is_confirmed(path: Path, names: Iterable[str]) -> bool:
+    """Whether a confirmation file holds every run of these configurations."""
+    if not path.exists():
+        return False
+    state = json.loads(path.read_text())
+    return "stage1" in state and all(len(state["runs"].get(name, {})) == NUM_SEEDS for name in names)
 
 
 def _limits(config: TrainConfig) -> list[int]:

@@ -1,5 +1,6 @@
 """Assembles a search: shared assets, Ray Tune, Optuna, trackers; and rebuilds a broken one from its own files."""
 
+import json
 import os
 import shutil
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
@@ -16,10 +18,10 @@ from lttune.engine.assets import Assets, Half
 from lttune.engine.config import Recipe, TrainConfig
 from lttune.engine.prepare import prepare, prepare_data
 from lttune.spec.parameters import Scalar
-from lttune.spec.search import SearchSpec
+from lttune.spec.search import Resources, SearchSpec
 from lttune.tracking.base import Tracker
 from lttune.tuning.callback import StudyCallback
-from lttune.tuning.confirm import confirm, summarise
+from lttune.tuning.confirm import confirm, is_confirmed, summarise
 from lttune.tuning.listener import Listener, SilentListener
 from lttune.tuning.ray_local import local_ray
 from lttune.tuning.searcher import AskTellSearcher
@@ -149,15 +151,18 @@ class _Search:
 
     def _search_and_confirm(self) -> tuple[StudyResult, dict[str, Any] | None]:
         spec = self._spec
-        first = self._config(spec.defaults())
-        assets = prepare(first, self._cache, self._listener.progress, num_threads=os.cpu_count())
         store = StudyStore(self._folder, spec, is_driver=True)
         self._start_trackers(store)
-        with local_ray():
-            if store.unfinished() or store.num_asked() < spec.search.trials:
-                self._tune(store, assets)
-            result = store.results()
-            confirmation = self._confirm(result, assets) if result.best is not None else None
+        has_trials_left = bool(store.unfinished()) or store.num_asked() < spec.search.trials
+        result, confirmation = store.results(), self._known_confirmation(store.results())
+        if has_trials_left or (result.best is not None and confirmation is None):
+            first = self._config(spec.defaults())
+            assets = prepare(first, self._cache, self._listener.progress, num_threads=os.cpu_count())
+            with local_ray():
+                if has_trials_left:
+                    self._tune(store, assets)
+                result = store.results()
+                confirmation = self._confirm(result, assets) if result.best is not None else None
         best = result.best_trial
         for tracker in self._trackers:
             tracker.end_study(
@@ -224,7 +229,7 @@ class _Search:
                     search_alg=AskTellSearcher(store, make_job, callback.record, spec.search.trials),
                     scheduler=self._scheduler(),
                     num_samples=remaining,
-                    max_concurrent_trials=resources.max_concurrent,
+                    max_concurrent_trials=resources.max_concurrent or _as_many_as_fit(resources),
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
@@ -250,14 +255,29 @@ class _Search:
         )
 
     def _confirm(self, result: StudyResult, assets: Assets) -> dict[str, Any]:
+        configs = self._to_confirm(result)
+        if not self._folder.confirmation.exists():
+            self._folder.look_at_report(by="search", what=f"confirmation of trial 0 and trial {result.best}")
+        return summarise(confirm(configs, assets, self._spec.on.resources, self._folder.confirmation, self._listener))
+
+    def _known_confirmation(self, result: StudyResult) -> dict[str, Any] | None:
+        """What an ended search found on the report half; None where any of it is missing."""
+        if result.best is None or not is_confirmed(self._folder.confirmation, self._to_confirm(result)):
+            return None
+        return summarise(json.loads(self._folder.confirmation.read_text()))
+
+    def _to_confirm(self, result: StudyResult) -> dict[str, TrainConfig]:
         best = result.best_trial
         assert best is not None
         configs = {"trial_0": self._config(self._spec.defaults())}
-        if best.number != 0:
-            configs["best"] = self._config(best.params)
-        if not self._folder.confirmation.exists():
-            self._folder.look_at_report(by="search", what=f"confirmation of trial 0 and trial {best.number}")
-        return summarise(confirm(configs, assets, self._spec.on.resources, self._folder.confirmation, self._listener))
+        return configs if best.number == 0 else {**configs, "best": self._config(best.params)}
+
+
+def _as_many_as_fit(resources: Resources) -> int:
+    """Trials that the cluster holds at a time; left unsaid, Tune would start one at a time."""
+    have = ray.cluster_resources()
+    fits = [int(have.get(name, 0) / each) for name, each in (("CPU", resources.cpus), ("GPU", resources.gpus)) if each]
+    return max(1, min(fits))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ OUT/STUDY/driver.lock         held by the process that drives the search
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -317,6 +318,8 @@ def _trial_result(trial: FrozenTrial) -> TrialResult:
 
 def find_study(study: str, out: Path) -> StudyFolder:
     """The study that a name under OUT or a path means."""
+    if not re.fullmatch(r"[\w.~/-]+", study) or study in {".", ".."}:
+        raise StudyError(f"'{study}' cannot name a study; use letters, digits, '.', '_' and '-', or give a path.")
     path = Path(study).expanduser()
     is_path = "/" in study or (path.is_dir() and (path / "spec.yaml").is_file())
     return StudyFolder((path if is_path else out / study).absolute())

@@ -1,0 +1,149 @@
+"""A run goes on bit for bit, carries what it was asked to carry, and stops when its loss breaks."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lttune.engine.assets import Assets
+from lttune.engine.config import Recipe, TrainConfig
+from lttune.engine.run import TrainingRun
+from lttune.errors import AppliedConfigError, CacheError, InputError, NonFiniteLossError
+from lttune.losses import LOSSES
+
+
+def state_of(run: TrainingRun) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in run.detector.state_dict().items()}
+
+
+def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def without_times(run: TrainingRun) -> list[dict[str, Any]]:
+    return [{**asdict(record), "seconds": 0.0} for record in run.history]
+
+
+def config_of(method: str, config: TrainConfig) -> TrainConfig:
+    return replace(config, method=method, loss=LOSSES[method].Hyperparameters())
+
+
+@pytest.mark.parametrize("method", sorted(LOSSES))
+def test_stopped_in_an_epoch_equals_unbroken(
+    method: str, train_config: TrainConfig, assets: Assets, tmp_path: Path
+) -> None:
+    config = config_of(method, train_config)
+    unbroken = TrainingRun(config, assets)
+    unbroken.advance()
+    broken = TrainingRun(config, assets)
+    broken.advance(max_iters=4)  # one epoch is 3 iterations
+    broken.save(tmp_path / "run.pt")
+    resumed = TrainingRun(config, assets)
+    resumed.restore(tmp_path / "run.pt")
+    assert (resumed.step, resumed.epoch) == (4, 1)
+    resumed.advance()
+    assert_same(state_of(unbroken), state_of(resumed))
+    assert repr(without_times(unbroken)) == repr(without_times(resumed))
+
+
+def test_whole_detector_stopped_in_an_epoch_equals_unbroken(
+    train_config: TrainConfig, assets: Assets, tmp_path: Path
+) -> None:
+    config = replace(
+        config_of("cross_entropy", train_config),
+        recipe=Recipe(parts="all", fidelity="full"),
+        fidelity="full",
+        schedule=replace(train_config.schedule, epochs=1),
+    )
+    unbroken = TrainingRun(config, assets, judged_on=None)
+    unbroken.advance()
+    broken = TrainingRun(config, assets, judged_on=None)
+    broken.advance(max_iters=2)
+    broken.save(tmp_path / "run.pt")
+    resumed = TrainingRun(config, assets, judged_on=None)
+    resumed.restore(tmp_path / "run.pt")
+    resumed.advance()
+    assert_same(state_of(unbroken), state_of(resumed))
+
+
+def test_only_the_classifier_moves(train_config: TrainConfig, assets: Assets) -> None:
+    run = TrainingRun(train_config, assets)
+    before = state_of(run)
+    run.advance()
+    moved = {name for name, tensor in state_of(run).items() if not torch.equal(tensor, before[name])}
+    own = {id(p) for p in run.detector.parts["classifier"].parameters()}
+    classifier = {name for name, p in run.detector.named_parameters() if id(p) in own}
+    assert moved == classifier
+
+
+def test_cached_and_live_trunks_draw_the_same_rows(train_config: TrainConfig, assets: Assets) -> None:
+    cached = TrainingRun(train_config, assets)
+    live = TrainingRun(replace(train_config, fidelity="full"), assets)
+    for run in (cached, live):
+        run.advance()
+    first, second = (run.detector.parts["classifier"].state_dict() for run in (cached, live))
+    for name in first:
+        # float16 features are all that differs.
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=2e-3)
+    assert cached.history[-1].metrics["AP"] == pytest.approx(live.history[-1].metrics["AP"], abs=0.05)
+
+
+def test_slices_end_at_evaluations_when_asked(train_config: TrainConfig, assets: Assets) -> None:
+    config = replace(train_config, evaluation=replace(train_config.evaluation, every_epochs=2))
+    run = TrainingRun(config, assets)
+    assert [record.epoch for record in run.advance(stop_at_evaluation=True)] == [1, 2]
+    assert [record.epoch for record in run.advance(stop_at_evaluation=True)] == [3]
+    assert [bool(record.metrics) for record in run.history] == [False, True, True]
+    assert run.is_finished
+    assert run.advance() == []
+
+
+def test_applied_values_are_read_from_the_live_objects(train_config: TrainConfig, assets: Assets) -> None:
+    run = TrainingRun(train_config, assets)
+    asked = {"optim.lr": 1e-2, "loss.score_threshold": 0.7, "schedule.epochs": 3}
+    digest = run.prove_applied(asked)
+    assert digest == TrainingRun(train_config, assets).prove_applied(asked)
+    run.advance(max_iters=1)  # the schedule moves the rate, not the base rate
+    assert run.prove_applied(asked) == digest
+    run.optimizer.defaults["lr"] = 0.5
+    with pytest.raises(AppliedConfigError, match=r"optim\.lr was set to 0\.01.*carries 0\.5"):
+        run.prove_applied(asked)
+
+
+def test_nan_loss_ends_the_run_with_its_reason(train_config: TrainConfig, assets: Assets) -> None:
+    run = TrainingRun(train_config, assets)
+    with torch.no_grad():
+        next(run.detector.parts["classifier"].parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match="the loss became nan in epoch 1"):
+        run.advance()
+
+
+def test_checkpoint_of_another_configuration_is_refused(
+    train_config: TrainConfig, assets: Assets, tmp_path: Path
+) -> None:
+    run = TrainingRun(train_config, assets)
+    run.save(tmp_path / "run.pt")
+    other = TrainingRun(replace(train_config, seed=4), assets)
+    with pytest.raises(CacheError, match="another configuration"):
+        other.restore(tmp_path / "run.pt")
+    (tmp_path / "run.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CacheError, match="not a readable checkpoint"):
+        run.restore(tmp_path / "run.pt")
+
+
+def test_cached_fidelity_needs_a_frozen_trunk(train_config: TrainConfig, assets: Assets) -> None:
+    with pytest.raises(InputError, match="fidelity is cached, but acsl trains"):
+        TrainingRun(replace(train_config, recipe=Recipe(parts="all")), assets)
+
+
+def test_fresh_classifier_ignores_stage_1(train_config: TrainConfig, assets: Assets) -> None:
+    fresh = replace(train_config, recipe=Recipe(parts=("classifier",), classifier_start="fresh"))
+    first = TrainingRun(train_config, assets).detector.parts["classifier"].state_dict()
+    second = TrainingRun(fresh, assets).detector.parts["classifier"].state_dict()
+    assert not torch.equal(first["weight"], second["weight"])
+    assert float(second["weight"].std()) == pytest.approx(0.01, rel=0.2)
