@@ -6,6 +6,7 @@ D box-head width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,8 @@ from lttune.types import FloatArray, IntArray
 Progress = Callable[[int, int], None]
 # Images a cache is built from at a time; they share one size, so that nothing is padded.
 _BATCH = 8
+# Training features up to this size are kept in memory, once per process.
+_IN_MEMORY_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,7 @@ class CachedRois:
 
     def __init__(self, folder: Path, sampling: RoiSampling, device: torch.device) -> None:
         columns = read_columns(folder)
-        self._features = torch.from_numpy(columns["features"])
+        self._features = _quick_features(folder)
         self._labels = torch.from_numpy(np.asarray(columns["labels"], np.int64))
         self._instances = torch.from_numpy(np.asarray(columns["instance_ids"], np.int64))
         self._num_instances = np.asarray(columns["num_instances"], np.int64)
@@ -110,6 +113,13 @@ class LiveRois:
         num_instances = np.array([int(rois.instance_ids.max()) + 1 if len(rois.labels) else 0 for rois in per_image])
         instances = _over_batch(instance_ids, counts, num_instances)
         return RoiBatch(features, labels[picked].to(self._device), instances.to(self._device))
+
+
+@lru_cache(maxsize=1)
+def _quick_features(folder: Path) -> Tensor:
+    """(R, D) features: in memory as float32 where they are small, since gathering rows of those is cheap; else mapped."""
+    features = torch.from_numpy(read_columns(folder)["features"])
+    return features.float() if features.numel() * 4 <= _IN_MEMORY_BYTES else features
 
 
 def draw_rows(

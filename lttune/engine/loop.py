@@ -17,7 +17,9 @@ from lttune.types import IntArray
 class Learner(Protocol):
     """Turns batches of image numbers into losses."""
 
-    def batches(self, order: IntArray, batch_size: int, epoch: int, start: int) -> Generator[dict[str, Tensor], None, None]:
+    def batches(
+        self, order: IntArray, batch_size: int, epoch: int, start: int
+    ) -> Generator[dict[str, Tensor], None, None]:
         """The losses of each whole batch of `order` from batch number `start`, computed when asked for."""
 
 
@@ -28,7 +30,9 @@ class ClassifierLearner:
         self._stage = detector.stages[0]
         self._rois = rois
 
-    def batches(self, order: IntArray, batch_size: int, epoch: int, start: int) -> Generator[dict[str, Tensor], None, None]:
+    def batches(
+        self, order: IntArray, batch_size: int, epoch: int, start: int
+    ) -> Generator[dict[str, Tensor], None, None]:
         for i in range(start, len(order) // batch_size):
             rows = self._rois.batch(order[i * batch_size : (i + 1) * batch_size], epoch)
             logits = self._stage.classifier(rows.features)
@@ -46,7 +50,9 @@ class DetectorLearner:
         self._device = device
         self._generator = torch.Generator()
 
-    def batches(self, order: IntArray, batch_size: int, epoch: int, start: int) -> Generator[dict[str, Tensor], None, None]:
+    def batches(
+        self, order: IntArray, batch_size: int, epoch: int, start: int
+    ) -> Generator[dict[str, Tensor], None, None]:
         with closing(self._source.batches(order, batch_size, epoch, start)) as batches:
             for i, (_, images, targets) in enumerate(batches, start):
                 reseed(self._generator, self._seed, "detector", epoch, i)

@@ -21,7 +21,6 @@ from lttune.engine.assets import Assets, Progress, file_digest_once
 from lttune.engine.checkpoint import file_digest, replacing_folder, value_digest, write_json
 from lttune.engine.columns import are_intact
 from lttune.engine.config import DataConfig, TrainConfig, plain
-from lttune.engine.stage1 import build_features, train_stage1
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +96,9 @@ def _stage1_weights(config: TrainConfig, assets: Assets, cache: Path, progress: 
     folder = cache / f"stage1-{value_digest(identity)[:12]}"
     with _building(folder, "stage 1") as is_missing:
         if is_missing:
+            # Importing a detector takes longer than finding a finished model.
+            from lttune.engine.stage1 import train_stage1
+
             partial = cache / f"{folder.name}.partial.pt"
             began = time.monotonic()
             with replacing_folder(folder) as temporary:
@@ -127,6 +129,8 @@ def _features(config: TrainConfig, assets: Assets, cache: Path, progress: Progre
             shutil.rmtree(folder)
             is_missing = True
         if is_missing:
+            from lttune.engine.stage1 import build_features
+
             with replacing_folder(folder) as temporary:
                 build_features(config, assets, temporary, progress)
                 write_json(plain({**identity, "split": value_digest(identity["split"])}), temporary / "features.json")

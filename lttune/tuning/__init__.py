@@ -4,6 +4,7 @@ Ray reads its switches when it is imported, and this file runs before any module
 """
 
 import os
+import secrets
 
 _SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -17,5 +18,8 @@ _SWITCHES = {
     # Ctrl-C ends the search at once instead of waiting for Tune to wind up.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+# Ray's servers listen on every address of the machine, so each driver has a token of its own.
+if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+    _SWITCHES |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 for _name, _value in _SWITCHES.items():
     os.environ.setdefault(_name, _value)

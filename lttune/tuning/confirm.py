@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from lttune.engine.assets import Assets
 from lttune.engine.checkpoint import write_json
 from lttune.engine.config import TrainConfig
-from lttune.engine.run import TrainingRun
-from lttune.engine.stage1 import stage1_config
 from lttune.evaluation.report import HEADLINE, headline
 from lttune.spec.search import Resources
 from lttune.tuning.listener import Listener
@@ -90,6 +87,12 @@ def _train_and_report(
     config: TrainConfig, assets: Assets, resources: Resources, *, untrained: bool = False
 ) -> dict[str, Values]:
     """Metrics on the report half by limit of detections."""
+    # Workers train, the driver only waits: it need not import what trains.
+    import torch
+
+    from lttune.engine.run import TrainingRun
+    from lttune.engine.stage1 import stage1_config
+
     torch.set_num_threads(max(1, int(resources.cpus)))
     device = torch.device("cuda" if resources.gpus > 0 and torch.cuda.is_available() else "cpu")
     if untrained:

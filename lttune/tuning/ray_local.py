@@ -19,7 +19,7 @@ WORKER_ENVIRONMENT = {
 
 @contextmanager
 def local_ray(*, num_cpus: int | None = None) -> Iterator[None]:
-    """A Ray of our own for the length of the block, on the loopback address, whatever RAY_ADDRESS says."""
+    """A Ray of our own for the length of the block, behind a token, whatever RAY_ADDRESS says."""
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     ray.init(
@@ -30,7 +30,6 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[None]:
         configure_logging=False,
         logging_level=logging.CRITICAL,
         runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        _node_ip_address="127.0.0.1",
     )
     try:
         yield

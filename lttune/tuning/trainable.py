@@ -5,16 +5,17 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from ray import tune
 
 from lttune.engine.assets import Assets
 from lttune.engine.config import Recipe, TrainConfig
-from lttune.engine.run import EpochRecord, TrainingRun
 from lttune.errors import CacheError, TrialError
 from lttune.spec.parameters import Scalar
+
+if TYPE_CHECKING:
+    from lttune.engine.run import EpochRecord, TrainingRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,11 @@ class MethodTrainable(tune.Trainable):
         return cls.recipes[method]
 
     def setup(self, config: dict[str, Any]) -> None:
+        # The driver imports this module to name the class; what trains is imported by workers alone.
+        import torch
+
+        from lttune.engine.run import TrainingRun
+
         self._job: TrialJob = config["job"]
         self._failure: str | None = None
         self._run: TrainingRun | None = None
@@ -103,6 +109,8 @@ class MethodTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """Leave nothing of this trial behind in a reused worker."""
+        import torch
+
         self._run = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -111,7 +119,7 @@ class MethodTrainable(tune.Trainable):
     def _checkpoint(self) -> Path:
         return Path(self._job.checkpoint)
 
-    def _resume(self, run: TrainingRun) -> None:
+    def _resume(self, run: "TrainingRun") -> None:
         try:
             run.restore(self._checkpoint)
         except CacheError:
@@ -119,6 +127,6 @@ class MethodTrainable(tune.Trainable):
             shutil.move(self._checkpoint, self._checkpoint.with_suffix(".damaged"))
 
 
-def _last_metrics(history: list[EpochRecord]) -> dict[str, float]:
+def _last_metrics(history: list["EpochRecord"]) -> dict[str, float]:
     """Of the last evaluated epoch, never the best one."""
     return next((record.metrics for record in reversed(history) if record.metrics), {})

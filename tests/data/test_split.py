@@ -4,6 +4,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +95,26 @@ def test_only_categories_with_an_area_count(
         assert categories.tolist() == sorted({c for (i, c), area in pairs if area > 0 and i in images})
     both = set(halves.tune_categories.tolist()) & set(halves.report_categories.tolist())
     assert halves.both_categories.tolist() == sorted(both)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_halves_of_dense_sets_are_level(make_annotations: Make, seed: int) -> None:
+    # Images of many categories are dealt by what the categories lack, which alone lets the sizes drift apart.
+    generator = np.random.default_rng(seed)
+    categories = np.minimum(generator.geometric(0.15, 450) - 1, 2 * _NUM_CATEGORIES - 1)
+    labels = list(zip(generator.integers(0, 90, 450).tolist(), categories.tolist(), strict=True))
+    positive = [(i, c) for i, c in labels if c < _NUM_CATEGORIES]
+    negative = sorted({(i, c - _NUM_CATEGORIES) for i, c in labels if c >= _NUM_CATEGORIES})
+    halves = _split(make_annotations, 90, positive, negative)
+    assert len(halves.tune) == len(halves.report)
+
+
+def test_levelling_takes_no_category_from_a_half(make_annotations: Make) -> None:
+    # The image that would even out all labels best is the only one of category 2 in its half.
+    positive, negative = [(0, 2), (2, 2)], [(0, 0), (0, 4), (0, 5), (1, 5), (2, 1), (3, 4)]
+    halves = _split(make_annotations, 4, positive, negative)
+    assert halves.both_categories.tolist() == [2]
+    assert len(halves.tune) == 2
 
 
 def test_ignored_annotations_do_not_count(document: dict[str, Any]) -> None:
