@@ -25,6 +25,7 @@ from lttune.types import FloatArray, IntArray
 Rle = dict[str, Any]
 
 # Float values of one chunk of whole canvases: 64 MiB.
+_CHEAP_CANVAS_PX = 280 * 280
 _CANVAS_VALUES = 1 << 24
 # Six-bit digits from "0" on; those from "P" on say that their number goes on, which the last one must not.
 _COUNTS = re.compile(rb"[0-o]*[0-O]")
@@ -102,8 +103,10 @@ def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int, *, thre
         width: W of the image.
         threshold: a pixel belongs to the mask from this value on; above 0.
     """
-    # An accelerator is faster at a few products over whole canvases, a CPU at one small crop per box.
-    paste_on_device = _paste_crops if probabilities.device.type == "cpu" else _paste_canvases
+    # An accelerator is faster at a few products over whole canvases, a CPU at one small crop per box once images are
+    # larger than about 280 px.
+    is_canvas_cheap = probabilities.device.type != "cpu" or height * width <= _CHEAP_CANVAS_PX
+    paste_on_device = _paste_canvases if is_canvas_cheap else _paste_crops
     return paste_on_device(probabilities, boxes.to(probabilities.device), height, width, threshold)
 
 

@@ -13,9 +13,7 @@ from lttune.cli.options import JSON_OPTION, OUT_OPTION, print_json, result_docum
 @JSON_OPTION
 def command(study: str | None, out: Path, as_json: bool) -> int:
     """Show the trials of a study, running or not; without STUDY, list the studies of OUT."""
-    from rich.console import Console
-
-    from lttune.cli.view import trial_table
+    from lttune.cli.view import page, trial_table
     from lttune.tuning.study import StudyStore, find_study, known_studies
 
     if study is None:
@@ -31,15 +29,15 @@ def command(study: str | None, out: Path, as_json: bool) -> int:
     if as_json:
         print_json(result_document(result))
         return 0
-    console = Console(highlight=False)
-    console.print(trial_table(list(result.trials), best=result.best))
+    console = page()
+    console.print(trial_table(list(result.trials), best=result.best, width=console.width))
     ended = sum(trial.state != "RUNNING" for trial in result.trials)
     if folder.is_driven():
         state = f"driven by {folder.holder()}"
     elif ended < spec.search.trials or not folder.confirmation.exists():
         state = f"broken off; go on with: lttune resume {folder.name}"
     else:
-        state = "ended"
+        state = "the search is complete"
     console.print(f"\n{ended} of {spec.search.trials} trials ended; {state}")
     for trial in result.trials:
         if trial.reason:

@@ -6,24 +6,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lttune.cli.view import HEADLINE, duration, number, trial_table, value_text
+from lttune.cli.view import HEADLINE, duration, number, page, trial_table, value_text
 from lttune.tuning.search import SearchEnd
 from lttune.tuning.study import StudyFolder
 
 
 def print_end(end: SearchEnd, folder: StudyFolder) -> None:
     """The trials, the confirmation on the report half, and the next commands, on standard output."""
-    console = Console(highlight=False)
+    console = page()
     result = end.result
-    console.print(trial_table(list(result.trials), best=result.best))
+    console.print(trial_table(list(result.trials), best=result.best, width=console.width))
     best = result.best_trial
     if best is None:
         reasons = {trial.reason for trial in result.trials if trial.reason}
         console.print("\n[red]No trial is COMPLETE.[/red] " + "; ".join(sorted(reasons)))
         return
+    console.print("AP in points, on the tune half of the validation images, by which the search selects.")
     values = ", ".join(f"{key} {value_text(value)}" for key, value in best.params.items())
     console.print(f"\n[bold]Best of {len(result.trials)}:[/bold] trial {best.number} ({values})")
-    console.print("Metrics above: tune half of the validation images, on which the search selects.")
     if end.confirmation:
         _print_confirmation(console, end.confirmation, best.number)
     console.print(f"\nStudy: {folder.path}   ({duration(end.seconds)})")

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,14 +16,6 @@ from lttune.types import StudyResult, TrialResult
 
 HEADLINE = ("AP", "AP_r", "AP_c", "AP_f")
 _STATE_STYLES = {"COMPLETE": "green", "RUNNING": "cyan", "PRUNED": "yellow", "FAIL": "red"}
-
-
-class View(Protocol):
-    """A listener that must be closed."""
-
-    def __enter__(self) -> "View": ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -144,18 +136,17 @@ class LiveView:
             rows[n] = TrialResult(
                 number=n, state="RUNNING", params=params, metrics=metrics, seconds=time.monotonic() - began
             )
-        epochs = {n: epoch for n, (_, epoch, _, _) in watched.running.items()}
         room = max(6, self._console.height - len(self._tasks) - 8)
         shown = sorted(rows)[-room:]
         if best and best.number not in shown:
             shown = [best.number, *shown[1:]]
+        epochs = {n: epoch for n, (_, epoch, _, _) in watched.running.items()}
+        epochs |= {n: watched.epochs for n in shown if rows[n].state == "COMPLETE"}
         return trial_table(
             [rows[n] for n in shown],
             best=best.number if best else None,
-            epochs={
-                n: f"{epochs.get(n, watched.epochs if rows[n].state == 'COMPLETE' else 0)}/{watched.epochs}"
-                for n in shown
-            },
+            epochs={n: f"{epochs[n]}/{watched.epochs}" for n in shown if n in epochs},
+            width=self._console.width,
         )
 
     def _footer(self) -> Text:
@@ -216,20 +207,28 @@ class PlainView:
         self._say(line)
 
 
-def trial_table(trials: list[TrialResult], *, best: int | None, epochs: Mapping[int, str] | None = None) -> Table:
-    """Trials with their state, metrics of the tune half and sampled values."""
+def trial_table(
+    trials: list[TrialResult], *, best: int | None, epochs: Mapping[int, str] | None = None, width: int = 1000
+) -> Table:
+    """Trials with their state, metrics of the tune half and as many sampled values as fit into the width."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", justify="right")
-    table.add_column("state")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     if epochs is not None:
-        table.add_column("epoch", justify="right")
+        table.add_column("epoch", justify="right", no_wrap=True)
     for name in HEADLINE:
-        table.add_column(name, justify="right")
-    table.add_column("time", justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
     names = short_names(keys)
-    for key in keys:
-        table.add_column(names[key], justify="right", overflow="fold")
+    width -= 47 + 7 * (epochs is not None)
+    for key in list(keys):
+        width -= 2 + max(7, *map(len, names[key].split("_")))
+        if width < 0:
+            keys = keys[: keys.index(key)]
+            break
+        # One word per line: names of values are long, the values themselves are not.
+        table.add_column(names[key].replace("_", "\n"), justify="right", no_wrap=True)
     for trial in trials:
         style = "bold" if trial.number == best else ""
         cells: list[RenderableType] = [
@@ -243,6 +242,11 @@ def trial_table(trials: list[TrialResult], *, best: int | None, epochs: Mapping[
         cells += [value_text(trial.params[key]) if key in trial.params else "" for key in keys]
         table.add_row(*cells, style=style)
     return table
+
+
+def page() -> Console:
+    """Standard output for tables: as wide as the terminal, and wide enough for any table where there is none."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
 
 
 def choose_view() -> LiveView | PlainView:
