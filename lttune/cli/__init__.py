@@ -63,7 +63,7 @@ def group() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend end with one message and exit code 2."""
+    """Run the command line; what a user can mend ends with one message and exit code 2."""
     from lttune.errors import LttuneError
 
     try:
@@ -76,4 +76,7 @@ def main() -> None:
         sys.exit(130)
     except LttuneError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except PermissionError as error:
+        click.echo(f"Error: {error.filename}: {error.strerror}; choose another folder.", err=True)
         sys.exit(2)

@@ -1,5 +1,8 @@
 """Drives a search for a person: trackers, view, and what is said at its end."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +25,35 @@ def store_uri(out: Path) -> str:
     return f"sqlite:///{(out / 'mlflow.db').absolute()}"
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: workers gone, trackers told, study resumable."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def drive(folder: StudyFolder, out: Path, spec: SearchSpec | None, *, as_json: bool) -> int:
     """Run a new search, or resume one where `spec` is None.
 
     Returns:
         The exit code: 0, or 1 where no trial is COMPLETE.
     """
-    method = (spec or folder.load_spec()).method
+    method = (spec or folder.load_spec(needs_files=False)).method
     cache = out.absolute() / "cache"
 
     def open_trackers(path: Path) -> list[Tracker]:
-        return [JsonlTracker(path), MlflowTracker(store_uri(out), experiment="lttune", folder=path)]
+        # `trials.jsonl` comes last: a resumed search takes a trial that is in it for known to all.
+        return [MlflowTracker(store_uri(out), experiment="lttune", folder=path), JsonlTracker(path)]
 
     try:
-        with choose_view() as view:
+        with _terminable(), choose_view() as view:
             how: Any = {
                 "trainable": TRAINABLES[method],
                 "cache": cache,

@@ -16,13 +16,15 @@ def command(study: str, out: Path, trial: str, to: Path) -> int:
     """Write a trial's configuration, weights and metrics to a folder that stands alone."""
     from lttune.cli.view import HEADLINE, choose_view, number
     from lttune.engine.prepare import prepare
-    from lttune.export.folder import export_trial
+    from lttune.export.folder import check_export, export_trial
     from lttune.tuning.study import find_study
     from trainables import TRAINABLES
 
     folder = find_study(study, out)
     spec = folder.load_spec()
     chosen = folder.read_trial(spec, trial)
+    checkpoint = folder.checkpoint(chosen.number)
+    check_export(chosen, study=folder.name, checkpoint=checkpoint, to=to)
     recipe = TRAINABLES[spec.method].recipe(spec.method)
     with choose_view() as view:
         config = spec.resolve(chosen.params, recipe)
@@ -34,7 +36,7 @@ def command(study: str, out: Path, trial: str, to: Path) -> int:
             study=folder.name,
             recipe=recipe,
             assets=assets,
-            checkpoint=folder.checkpoint(chosen.number),
+            checkpoint=checkpoint,
             to=to,
             progress=view.progress,
         )

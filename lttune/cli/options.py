@@ -2,13 +2,16 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lttune.types import StudyResult
+
+if TYPE_CHECKING:
+    from lttune.spec.search import SearchSpec
 
 OUT_OPTION = click.option(
     "--out",
@@ -46,6 +49,27 @@ def spec_options(command: Any) -> Any:
     for option in reversed(SPEC_OPTIONS):
         command = option(command)
     return command
+
+
+def load_runnable(source: str, *, on: str | None, overrides: Mapping[str, str], data_root: Path | None) -> "SearchSpec":
+    """A search space whose method this installation can train.
+
+    Raises:
+        SpecError: see `load_spec`; or the method's recipe and the setting do not go together.
+    """
+    from lttune.errors import SpecError, did_you_mean
+    from lttune.spec.load import load_spec
+    from trainables import TRAINABLES
+
+    spec = load_spec(source, on=on, overrides=overrides, data_root=data_root)
+    if spec.method not in TRAINABLES:
+        hint = did_you_mean(spec.method, sorted(TRAINABLES))
+        raise SpecError(f"{source}: method: '{spec.method}' is a loss without a trainable.{hint}")
+    try:
+        spec.resolve(spec.defaults(), TRAINABLES[spec.method].recipe(spec.method))
+    except SpecError as error:
+        raise SpecError(f"{source}: {error}") from error
+    return spec
 
 
 def result_document(result: StudyResult) -> dict[str, Any]:

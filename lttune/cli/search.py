@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lttune.cli.options import JSON_OPTION, OUT_OPTION, spec_options
+from lttune.cli.options import JSON_OPTION, OUT_OPTION, load_runnable, spec_options
 
 
 @click.command(epilog="SPEC is a file, or the name of a space that comes with lttune: `lttune search acsl`.")
@@ -30,10 +30,9 @@ def command(
 ) -> int:
     """Search a space: a new study in OUT/NAME."""
     from lttune.cli.drive import drive
-    from lttune.spec.load import load_spec
     from lttune.tuning.study import find_study
 
     given = {"search.trials": trials, "search.seed": seed, "detector.backend": backend}
     overrides = {**overrides, **{key: str(value) for key, value in given.items() if value is not None}}
-    loaded = load_spec(spec, on=on, overrides=overrides, data_root=data_root)
+    loaded = load_runnable(spec, on=on, overrides=overrides, data_root=data_root)
     return drive(find_study(study or Path(spec).stem, out), out, loaded, as_json=as_json)

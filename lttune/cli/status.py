@@ -24,7 +24,7 @@ def command(study: str | None, out: Path, as_json: bool) -> int:
             click.echo("\n".join(names) if names else f"There is no study in {out}. Start one: lttune search acsl")
         return 0
     folder = find_study(study, out)
-    spec = folder.load_spec()
+    spec = folder.load_spec(needs_files=False)
     result = StudyStore(folder, spec, is_driver=False).results()
     if as_json:
         print_json(result_document(result))

@@ -1,19 +1,19 @@
 """`lttune validate`: check a search space; needs neither GPU nor images."""
 
+from pathlib import Path
+
 import click
 
-from lttune.cli.options import JSON_OPTION, print_json, spec_options
+from lttune.cli.options import JSON_OPTION, load_runnable, print_json, spec_options
 
 
 @click.command()
 @click.argument("spec", metavar="SPEC")
 @spec_options
 @JSON_OPTION
-def command(spec: str, on: str | None, overrides: dict[str, str], data_root: str | None, as_json: bool) -> int:
+def command(spec: str, on: str | None, overrides: dict[str, str], data_root: Path | None, as_json: bool) -> int:
     """Check a search space and its setting without running anything."""
-    from lttune.spec.load import load_spec
-
-    loaded = load_spec(spec, on=on, overrides=overrides, data_root=data_root)
+    loaded = load_runnable(spec, on=on, overrides=overrides, data_root=data_root)
     if as_json:
         print_json({"method": loaded.method, "trials": loaded.search.trials, "trial_0": loaded.defaults()})
         return 0

@@ -13,9 +13,8 @@ import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-import yaml
 
 from lttune.engine.assets import Assets, Half, Progress
 from lttune.engine.checkpoint import file_digest, replacing_folder, value_digest, write_json
@@ -23,10 +22,11 @@ from lttune.engine.config import Recipe, TrainConfig
 from lttune.engine.prepare import prepare_data
 from lttune.engine.run import TrainingRun
 from lttune.engine.weights import save_weights
-from lttune.errors import InputError
+from lttune.errors import CacheError, InputError
 from lttune.evaluation.report import headline
 from lttune.spec.load import load_spec
 from lttune.spec.search import SearchSpec
+from lttune.spec.yaml_text import to_yaml
 from lttune.types import TrialResult
 
 _SPLITS: tuple[Half, ...] = ("tune", "report", "all")
@@ -57,10 +57,7 @@ def export_trial(
     Raises:
         InputError: the folder holds something, or the trial has no checkpoint.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"{to} exists and is not an empty folder; name another one.")
-    if not checkpoint.is_file():
-        raise InputError(f"trial {trial.number} of {study} has no checkpoint at {checkpoint}; export another trial.")
+    check_export(trial, study=study, checkpoint=checkpoint, to=to)
     config = spec.resolve(trial.params, recipe)
     run = TrainingRun(config, assets, judged_on=None)
     run.restore(checkpoint)
@@ -68,17 +65,30 @@ def export_trial(
         to.rmdir()
     with replacing_folder(to.absolute()) as folder:
         save_weights(run.detector, folder / "weights.safetensors")
-        exported = with_defaults(spec, trial)
+        # A description of several lines would end the comment.
+        setting = " ".join(spec.on.description.split()) or "its setting"
         (folder / "config.yaml").write_text(
-            f"# Trial {trial.number} of study {study}: its values are the defaults, so `lttune search` tries them first.\n"
-            f"# Found on: {spec.on.description or 'its setting'}, fidelity {config.fidelity}.\n"
-            + yaml.safe_dump(exported.to_document(), sort_keys=False, width=120)
+            f"# Trial {trial.number} of study {study}: its values are the defaults, so a search tries them first.\n"
+            f"# Found on: {setting}, fidelity {config.fidelity}.\n" + to_yaml(with_defaults(spec, trial).to_document()),
+            encoding="utf-8",
         )
         metrics = _measure(config, assets, folder / "weights.safetensors", _SPLITS, None, progress)
         write_json(metrics, folder / "metrics.json")
         write_json(_provenance(config, trial, study, folder), folder / "provenance.json")
-        (folder / "README.md").write_text(_readme(config, trial, study, metrics, to.name))
+        (folder / "README.md").write_text(_readme(config, trial, study, metrics, to.name), encoding="utf-8")
     return metrics
+
+
+def check_export(trial: TrialResult, *, study: str, checkpoint: Path, to: Path) -> None:
+    """Refuse an export that cannot work, before anything is prepared for it.
+
+    Raises:
+        InputError: the folder holds something, or the trial has no checkpoint.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"{to} exists and is not an empty folder; name another one.")
+    if not checkpoint.is_file():
+        raise InputError(f"trial {trial.number} of {study} has no checkpoint at {checkpoint}; export another trial.")
 
 
 def evaluate_folder(
@@ -98,6 +108,7 @@ def evaluate_folder(
 
     Raises:
         InputError: the folder is not an export.
+        CacheError: its weights are damaged.
     """
     for name in ("config.yaml", "weights.safetensors", "provenance.json"):
         if not (folder / name).is_file():
@@ -105,7 +116,7 @@ def evaluate_folder(
                 f"{folder} is not an exported folder: it has no {name}. Make one: lttune export STUDY --to DIR"
             )
     spec = load_spec(folder / "config.yaml", data_root=data_root)
-    recipe = Recipe(**json.loads((folder / "provenance.json").read_text())["recipe"])
+    recipe = _recipe(folder / "provenance.json")
     config = spec.resolve(spec.defaults(), recipe)
     cache.mkdir(parents=True, exist_ok=True)
     assets = prepare_data(config.data, cache, progress)
@@ -115,9 +126,21 @@ def evaluate_folder(
 def with_defaults(spec: SearchSpec, trial: TrialResult) -> SearchSpec:
     """The same search with the trial's values as its defaults."""
     space = {key: parameter.model_copy(update={"default": trial.params[key]}) for key, parameter in spec.space.items()}
-    for parameter in space.values():
-        parameter.model_fields_set.add("default")
-    return spec.model_copy(update={"space": space})
+    return spec.model_copy(update={"space": MappingProxyType(space)})
+
+
+def _recipe(provenance: Path) -> Recipe:
+    try:
+        values = json.loads(provenance.read_text(encoding="utf-8"))["recipe"]
+        parts = values["parts"]
+        return Recipe(
+            parts="all" if parts == "all" else tuple(parts),
+            classifier_start=values["classifier_start"],
+            fidelity=values["fidelity"],
+            left_out=tuple(values["left_out"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{provenance}: holds no recipe ({error!r}); export the trial again.") from error
 
 
 def _measure(
@@ -129,8 +152,18 @@ def _measure(
     progress: Progress,
 ) -> dict[str, dict[str, float]]:
     """Metrics by half of the weights in a file, from the images."""
-    config = replace(config, fidelity="full", recipe=replace(config.recipe, classifier_start="stage1"))
+    config = replace(
+        config,
+        fidelity="full",
+        recipe=replace(config.recipe, classifier_start="stage1"),
+        detector=replace(config.detector, weights=None),
+    )
     run = TrainingRun(config, replace(assets, stage1_weights=str(weights), features=None), judged_on=None)
+    if run.weights_left:
+        raise CacheError(
+            f"{weights}: not the weights of this detector, {len(run.weights_left)} tensors do not fit "
+            f"({run.weights_left[0]}); export the trial again."
+        )
     metrics: dict[str, dict[str, float]] = {}
     for done, split in enumerate(splits):
         progress("evaluation", done, len(splits))
@@ -179,9 +212,9 @@ Method `{config.method}`, detector `{config.detector.name}`, found at fidelity `
 |---|---|---|---|---|
 {rows}
 
-At most {config.evaluation.max_dets} detections per image. The search selected on `tune`; `report` was kept from it. These
-values are measured with the weights of this folder on the images; the search's own, on float16 features of the frozen
-trunk, are in `provenance.json` and may differ in the last digits.
+At most {config.evaluation.max_dets} detections per image. The search selected on `tune`; `report` was kept from it.
+These values are measured with the weights of this folder on the images; the search's own, on float16 features of the
+frozen trunk, are in `provenance.json` and may differ in the last digits.
 
 Differs from the published recipe:
 

@@ -1,51 +1,24 @@
 """YAML files to a SearchSpec; every fault of the files is named with file and key path, all in one message."""
 
 import os
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from lttune.detectors import resolve_backend
 from lttune.engine.config import SplitPaths
 from lttune.errors import InputError, SpecError, did_you_mean
-from lttune.losses import LOSSES
-from lttune.spec.parameters import Choice
-from lttune.spec.search import SearchSpec, Setting, searchable_keys
+from lttune.spec.faults import Fault, Faults, validate, validation_faults
+from lttune.spec.parameters import Choice, Parameter, Scalar
+from lttune.spec.search import SearchSpec, Setting, has_masks, searchable_keys
+from lttune.spec.yaml_text import parse_yaml, read_yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number and refuses a repeated key."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise _YamlError(f"line {line}: key {key!r} is not text; put it in quotes or correct it.")
-            if key in seen:
-                raise _YamlError(f"line {line}: key '{key}' is given twice, first on line {seen[key]}; keep one.")
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 takes `on`, `no` and `y` for booleans, wants a dot in the mantissa and a sign in the exponent; people write
-# `on: glyphs`, 1e-3 and 5E4.
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-
-
-class _YamlError(Exception):
-    """A fault that the YAML library would let pass."""
+# Sections in which `--set` fixes a value of the search; any other section is the setting's.
+_SEARCHED_SECTIONS = ("loss", "recipe")
 
 
 def load_spec(
@@ -54,6 +27,7 @@ def load_spec(
     on: str | None = None,
     overrides: Mapping[str, str] | None = None,
     data_root: str | Path | None = None,
+    needs_files: bool = True,
 ) -> SearchSpec:
     """Read a search space and the setting it runs on.
 
@@ -63,262 +37,226 @@ def load_spec(
         overrides: `--set` values by dotted key: `search.*` and `objective.*` change the search; a searched key is fixed
             at the value; any other key changes the setting.
         data_root: what relative data paths start from; else LTTUNE_DATA, else the current folder.
+        needs_files: whether data and weights must be there; not so where a study is only read.
 
     Raises:
         SpecError: one line per fault, each with file and key path.
     """
     path = find_yaml(str(source), "search space")
     document = read_yaml(path)
-    setting_path = path
-    wanted = on if on is not None else document.get("on")
-    if isinstance(wanted, str):
-        setting_path = find_yaml(wanted, "setting", beside=path.parent)
-        document["on"] = read_yaml(setting_path)
-    _apply_overrides(document, overrides or {})
-    faults = _Faults({"on": setting_path}, path)
-    method = document.get("method")
-    if isinstance(method, str) and method not in LOSSES:
-        faults.add("method", f"'{method}' is not a method.{did_you_mean(method, sorted(LOSSES))}")
-    spec = _validated(SearchSpec, document, faults)
+    overrides = overrides or {}
+    faults = Faults(path, overrides)
+    is_setting_read = _read_setting(document, on, path, faults)
+    _apply_overrides(document, overrides, faults)
+    try:
+        spec = validate(TypeAdapter(SearchSpec), SearchSpec, document)
+    except ValidationError as error:
+        for fault in validation_faults(error, SearchSpec):
+            if is_setting_read or fault.key.split(".")[0] != "on":
+                faults.add(fault)
     faults.raise_any()
-    assert spec is not None
-    _check_space(spec, faults)
+    _check_whole(spec, faults)
     faults.raise_any()
-    return _with_absolute_paths(spec, setting_path, data_root)
-
-
-def load_setting(source: str) -> Setting:
-    """Read one setting, by name or path.
-
-    Raises:
-        SpecError: one line per fault.
-    """
-    path = find_yaml(source, "setting")
-    faults = _Faults({}, path)
-    setting = _validated(Setting, read_yaml(path), faults)
-    faults.raise_any()
-    assert setting is not None
-    return setting
+    spec = _with_absolute_paths(spec, data_root, faults)
+    if needs_files:
+        faults.raise_any()
+    return spec
 
 
 def find_yaml(source: str, kind: str, *, beside: Path | None = None) -> Path:
     """The file that a path or a packaged name means.
 
+    Args:
+        kind: `search space` or `setting`.
+        beside: folder of a search space, whose folder `on` may hold the setting.
+
     Raises:
         SpecError: there is none, with the nearest known name.
     """
-    is_name = not source.endswith((".yaml", ".yml")) and "/" not in source
     packaged = Path(str(files("search_spaces"))) / ("on" if kind == "setting" else "")
-    if is_name:
+    if not source.endswith((".yaml", ".yml")) and "/" not in source:
         folders = [packaged] if beside is None else [beside / "on", packaged]
         for folder in folders:
             if (folder / f"{source}.yaml").is_file():
                 return folder / f"{source}.yaml"
-        known = sorted(found.stem for folder in folders if folder.is_dir() for found in folder.glob("*.yaml"))
+        known = sorted(found.stem for folder in folders for found in folder.glob("*.yaml"))
         raise SpecError(f"'{source}' is not a {kind} that comes with lttune.{did_you_mean(source, known)}")
     path = Path(source).expanduser().absolute()
     if not path.is_file():
-        raise SpecError(f"{source}: there is no such {kind} file.")
+        raise SpecError(f"{source}: there is no such {kind} file; correct the path.")
     return path
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """One YAML mapping, read safely.
-
-    Raises:
-        SpecError: not readable, not YAML, not a mapping, or a key given twice.
-    """
+def _read_setting(document: dict[str, Any], on: str | None, path: Path, faults: Faults) -> bool:
+    """Put the named setting in the place of its name; says whether there is a setting to check."""
+    wanted = on if on is not None else document.get("on")
+    if not isinstance(wanted, str):
+        return True
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not readable ({error}).") from error
-    except _YamlError as fault:
-        raise SpecError(f"{path}: {fault}") from fault
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise SpecError(f"{path}: {line}not YAML ({error.problem}).") from error
-    if not isinstance(document, dict):
-        raise SpecError(f"{path}: holds {type(document).__name__}, not a mapping of keys to values.")
-    return document
-
-
-class _Faults:
-    """Collects one line per fault."""
-
-    def __init__(self, files_by_key: Mapping[str, Path], file: Path) -> None:
-        self._files = files_by_key
-        self._file = file
-        self.lines: list[str] = []
-
-    def add(self, key: str, message: str) -> None:
-        file = self._file
-        section, _, rest = key.partition(".")
-        # A setting's fault is named in the setting's own file.
-        if section in self._files and self._files[section] != file:
-            file, key = self._files[section], rest
-        self.lines.append(f"{file}: {message}" if message.startswith(f"{key}.") else f"{file}: {key}: {message}")
-
-    def raise_any(self) -> None:
-        if self.lines:
-            raise SpecError("\n".join(dict.fromkeys(self.lines)))
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _validated(model: type[_Model], document: Any, faults: _Faults) -> _Model | None:
+        faults.setting_file = find_yaml(wanted, "setting", beside=path.parent)
+    except SpecError as error:
+        faults.add_lines(SpecError(f"--on: {error}" if on is not None else f"{path}: on: {error}"))
+        return False
     try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            faults.add(_key_path(fault["loc"]), _message(fault, model))
-        return None
+        document["on"] = read_yaml(faults.setting_file)
+    except SpecError as error:
+        faults.add_lines(error)
+        return False
+    return True
 
 
-def _key_path(location: tuple[int | str, ...]) -> str:
-    parts = list(location)
-    if parts[:1] == ["space"] and len(parts) > 2:
-        del parts[2]  # the tag of the parameter's kind
-    path = ""
-    for part in parts:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return path
-
-
-def _message(fault: Any, model: type[BaseModel]) -> str:
-    kind, given = fault["type"], fault["input"]
-    if kind == "extra_forbidden" or kind == "unexpected_keyword_argument":
-        return f"unknown key.{did_you_mean(str(fault['loc'][-1]), _siblings(model, fault['loc']))}"
-    if kind in {"missing", "missing_argument", "missing_keyword_only_argument"}:
-        return "missing; this key is required."
-    if kind == "value_error":
-        return f"{fault['ctx']['error']}".rstrip(".") + "."
-    text = str(fault["msg"]).removeprefix("Input should be ")
-    return f"{given!r} should be {text}." if text != fault["msg"] else f"{text}."
-
-
-def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known where an unknown one was found."""
-    current: Any = model
-    for part in location[:-1]:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            named = {info.alias or name: info.annotation for name, info in current.model_fields.items()}
-            if part == "space":
-                return ["float", "int", "choice", "log", "step", "default"]
-            current = named.get(str(part))
-        elif is_dataclass(current):
-            current = get_type_hints(current).get(str(part))
-        options = [option for option in get_args(current) if isinstance(option, type)]
-        current = next((o for o in options if is_dataclass(o) or issubclass(o, BaseModel)), current)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return [info.alias or name for name, info in current.model_fields.items()]
-    return [field.name for field in fields(current)] if is_dataclass(current) else []
-
-
-def _apply_overrides(document: dict[str, Any], overrides: Mapping[str, str]) -> None:
+def _apply_overrides(document: dict[str, Any], overrides: Mapping[str, str], faults: Faults) -> None:
     for key, text in overrides.items():
         try:
-            value = yaml.load(text, _Loader)
-        except (yaml.YAMLError, _YamlError) as error:
-            raise SpecError(f"--set {key}={text}: not a value ({error}).") from error
-        section = key.split(".")[0]
-        space = document.get("space")
-        if section in {"search", "objective"}:
-            _put(document, key, value)
-        elif section == "loss" or (isinstance(space, dict) and key in space):
-            if isinstance(space, dict):
-                document["space"] = {name: parameter for name, parameter in space.items() if name != key}
-            document.setdefault("fixed", {})[key] = value
-        elif key == "method":
-            document["method"] = value
-        else:
-            setting = document.get("on")
-            known = list(Setting.model_fields)
-            if section not in known:
-                raise SpecError(
-                    f"--set {key}: unknown key.{did_you_mean(section, [*known, 'loss', 'search', 'objective'])}"
-                )
-            if isinstance(setting, dict):
-                _put(setting, key, value)
+            if not text.strip():
+                raise SpecError(f"--set {key}=: no value; write --set {key}=VALUE.")
+            _apply_override(document, key, parse_yaml(text, f"--set {key}={text}"))
+        except SpecError as error:
+            faults.add_lines(error)
+
+
+def _apply_override(document: dict[str, Any], key: str, value: Any) -> None:
+    section = key.split(".")[0]
+    space, fixed = document.get("space"), document.setdefault("fixed", {})
+    is_fixed = isinstance(fixed, dict) and key in fixed
+    if section in {"search", "objective", "method"}:
+        _put(document, key, value)
+    elif section in _SEARCHED_SECTIONS or is_fixed or (isinstance(space, dict) and key in space):
+        if isinstance(space, dict):
+            document["space"] = {name: parameter for name, parameter in space.items() if name != key}
+        if isinstance(fixed, dict):
+            fixed[key] = value
+    elif section == "on":
+        raise SpecError("--set on: the setting is chosen by --on SETTING; its values are set without `on.`.")
+    elif section in Setting.model_fields:
+        if isinstance(document.get("on"), dict):
+            _put(document["on"], key, value)
+    else:
+        known = [*Setting.model_fields, *_SEARCHED_SECTIONS, "search", "objective", "method"]
+        raise SpecError(f"--set {key}: unknown key.{did_you_mean(section, known)}")
 
 
 def _put(document: dict[str, Any], key: str, value: Any) -> None:
     *path, last = key.split(".")
     for part in path:
-        inner = document.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise SpecError(f"--set {key}: `{part}` holds a value, not keys.")
-        document = inner
+        # An optional group may be written out as null.
+        if document.get(part) is None:
+            document[part] = {}
+        document = document[part]
+        if not isinstance(document, dict):
+            raise SpecError(f"--set {key}: '{part}' holds {document!r}, not keys; set it as a whole.")
     document[last] = value
 
 
-def _check_space(spec: SearchSpec, faults: _Faults) -> None:
-    """Build a configuration at each end of each range alone, so that a bad space fails here and not on a GPU."""
-    for key in spec.fixed:
-        _try(faults, f"fixed.{key}", spec, {key: spec.fixed[key]})
-    if faults.lines:
+def _check_whole(spec: SearchSpec, faults: Faults) -> None:
+    """What no single value shows; a bad space fails here and not on a GPU.
+
+    A configuration is built with each fixed value and at each end of each range alone.
+    """
+    _check_setting(spec, faults)
+    alone = spec.model_copy(update={"fixed": {}})
+    for key, value in spec.fixed.items():
+        _try(faults, f"fixed.{key}", alone, key, value, "value")
+    if faults:
+        return
+    try:
+        spec.resolve({})
+    except InputError as error:
+        faults.add_lines(SpecError(f"fixed values and setting do not go together: {error}"))
         return
     for key, parameter in spec.space.items():
         if key not in searchable_keys(spec.method):
-            _try(faults, f"space.{key}", spec, {key: parameter.ends[0]})
+            _try(faults, f"space.{key}", spec, key, parameter.ends[0], "")
             continue
-        for end in parameter.ends:
-            _try(faults, f"space.{key}", spec, {key: end})
-    if faults.lines:
-        return
-    for key, value in spec.defaults().items():
-        parameter = spec.space[key]
-        is_inside = value in parameter.ends if isinstance(parameter, Choice) else _within(value, parameter.ends)
-        if not is_inside:
-            faults.add(
-                f"space.{key}", f"the setting's value {value} lies outside {list(parameter.ends)}; give a default."
+        ends = ("value",) * len(parameter.ends) if isinstance(parameter, Choice) else ("lower end", "upper end")
+        for what, end in zip(ends, parameter.ends, strict=True):
+            _try(faults, f"space.{key}", spec, key, end, what)
+    if not faults:
+        _check_defaults(spec, faults)
+
+
+def _check_setting(spec: SearchSpec, faults: Faults) -> None:
+    try:
+        resolve_backend(spec.on.detector)
+    except InputError as error:
+        faults.add(Fault("on.detector.name", str(error).removeprefix("detector.name: ")))
+    metric, asha = spec.objective.metric, spec.search.asha
+    if metric.startswith("segm/") and not has_masks(spec.on.detector):
+        box_metric = metric.replace("segm", "bbox")
+        faults.add(
+            Fault("objective.metric", f"{metric} is of masks, which the detector has none of; use {box_metric}.")
+        )
+    if asha is not None and asha.first_rung_epochs > spec.on.schedule.epochs:
+        faults.add(
+            Fault(
+                "search.asha.first_rung_epochs",
+                f"is {asha.first_rung_epochs}, but a trial has {spec.on.schedule.epochs} epochs; use fewer.",
+                " ",
             )
+        )
+    if not spec.space and spec.search.trials > 1:
+        faults.add(
+            Fault(
+                "space", f"is empty, so all {spec.search.trials} trials are one; name a value or use --trials 1.", " "
+            )
+        )
+    for key in spec.fixed:
+        if key in spec.space:
+            faults.add(Fault(f"fixed.{key}", "is in `space` too; leave it out of one of them.", " "))
 
 
-def _within(value: Any, ends: Iterable[Any]) -> bool:
-    low, high = ends
+def _check_defaults(spec: SearchSpec, faults: Faults) -> None:
+    for key, value in spec.defaults().items():
+        if not _holds(spec.space[key], value):
+            ends = list(spec.space[key].ends)
+            faults.add(Fault(f"space.{key}", f"the setting's value {value} is not in {ends}; give a `default`."))
+
+
+def _holds(parameter: Parameter, value: Scalar) -> bool:
+    if isinstance(parameter, Choice):
+        return value in parameter.values
+    low, high = parameter.bounds
     return isinstance(value, (int, float)) and bool(low <= value <= high)
 
 
-def _try(faults: _Faults, key: str, spec: SearchSpec, params: dict[str, Any]) -> None:
+def _try(faults: Faults, place: str, spec: SearchSpec, key: str, value: Scalar, what: str) -> None:
+    """Build a configuration with one value; `what` is the value's part in its range."""
     try:
-        spec.resolve(params)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            faults.add(key, _message(fault, SearchSpec))
+        spec.resolve({key: value})
     except InputError as error:
-        faults.add(key, str(error))
+        for line in str(error).splitlines():
+            rest = line.removeprefix(key)
+            if rest == line:  # names another value
+                faults.add(Fault(place, line))
+            elif key not in searchable_keys(spec.method):
+                faults.add(Fault(place, rest.strip(), " "))
+            else:
+                faults.add(Fault(place, f"{what} {rest.removeprefix(':').strip()}"))
 
 
-def _with_absolute_paths(spec: SearchSpec, setting_path: Path, data_root: str | Path | None) -> SearchSpec:
+def _with_absolute_paths(spec: SearchSpec, data_root: str | Path | None, faults: Faults) -> SearchSpec:
     """Ray moves a worker to its own folder, so every path is made absolute here."""
-    root = Path(data_root or os.environ.get("LTTUNE_DATA") or ".").expanduser().absolute()
-    data = spec.on.data
-    faults: list[str] = []
+    here = Path.cwd()
+    root = here / Path(data_root or os.environ.get("LTTUNE_DATA") or ".").expanduser()
 
-    def absolute(split: str, paths: SplitPaths | None) -> SplitPaths | None:
-        if paths is None:
-            return None
-        made = SplitPaths(annotations=str(root / paths.annotations), images=str(root / paths.images))
-        if not Path(made.annotations).is_file():
-            faults.append(
-                f"{setting_path}: data.{split}.annotations: there is no file {made.annotations}; set --data-root."
-            )
-        if not Path(made.images).is_dir():
-            faults.append(f"{setting_path}: data.{split}.images: there is no folder {made.images}; set --data-root.")
-        return made
+    def absolute(key: str, path: str, start: Path, *, is_folder: bool = False) -> str:
+        made = start / Path(path).expanduser()
+        if not (made.is_dir() if is_folder else made.is_file()):
+            advice = "; set --data-root or LTTUNE_DATA." if key.startswith("data.") else "; correct the path."
+            faults.add(Fault(f"on.{key}", f"there is no {'folder' if is_folder else 'file'} {made}{advice}"))
+        return str(made)
 
-    data = replace(data, train=absolute("train", data.train), val=absolute("val", data.val))
-    stage1, detector = spec.on.stage1, spec.on.detector
+    def split(name: str, paths: SplitPaths | None) -> SplitPaths | None:
+        return paths and SplitPaths(
+            annotations=absolute(f"data.{name}.annotations", paths.annotations, root),
+            images=absolute(f"data.{name}.images", paths.images, root, is_folder=True),
+        )
+
+    data, stage1, detector = spec.on.data, spec.on.stage1, spec.on.detector
+    data = replace(data, train=split("train", data.train), val=split("val", data.val))
     if stage1.checkpoint is not None:
-        stage1 = replace(stage1, checkpoint=str(Path(stage1.checkpoint).expanduser().absolute()))
-        if not Path(stage1.checkpoint or "").is_file():
-            faults.append(f"{setting_path}: stage1.checkpoint: there is no file {stage1.checkpoint}.")
+        stage1 = replace(stage1, checkpoint=absolute("stage1.checkpoint", stage1.checkpoint, here))
     if detector.weights is not None:
-        detector = replace(detector, weights=str(Path(detector.weights).expanduser().absolute()))
-        if not Path(detector.weights or "").is_file():
-            faults.append(f"{setting_path}: detector.weights: there is no file {detector.weights}.")
-    if faults:
-        raise SpecError("\n".join(faults))
+        detector = replace(detector, weights=absolute("detector.weights", detector.weights, here))
     setting = spec.on.model_copy(update={"data": data, "stage1": stage1, "detector": detector})
     return spec.model_copy(update={"on": setting})

@@ -1,20 +1,37 @@
 """The kinds of searched values, as a YAML file writes them."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Scalar = bool | int | float | str | None
 
 
+def _single(value: Any) -> Any:
+    if isinstance(value, (list, dict)):
+        raise ValueError(f"{value} is not a single value; use text, a number, true, false or null")
+    return value
+
+
+def _two_ends(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{value!r} is not a range; write [low, high]")
+    return tuple(value)
+
+
+# One sentence for a list or a mapping, instead of one per member of the union.
+SingleValue = Annotated[Scalar, BeforeValidator(_single)]
+
+
 class _Parameter(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FloatRange(_Parameter):
     """`{float: [low, high], log: true, default: x}`; without a default the setting's value is tried first."""
 
-    bounds: tuple[float, float] = Field(alias="float")
+    bounds: Annotated[tuple[float, float], BeforeValidator(_two_ends)] = Field(alias="float")
     log: bool = False
     default: float | None = None
 
@@ -31,7 +48,7 @@ class FloatRange(_Parameter):
 class IntRange(_Parameter):
     """`{int: [low, high], log: true, step: s, default: n}`."""
 
-    bounds: tuple[int, int] = Field(alias="int")
+    bounds: Annotated[tuple[int, int], BeforeValidator(_two_ends)] = Field(alias="int")
     log: bool = False
     step: int = Field(default=1, ge=1)
     default: int | None = None
@@ -45,16 +62,19 @@ class IntRange(_Parameter):
         _check_range(self.bounds, self.log, self.default)
         if self.log and self.step != 1:
             raise ValueError("`log` and `step` exclude each other; leave one out")
-        if self.default is not None and (self.default - self.bounds[0]) % self.step:
-            raise ValueError(f"default {self.default} is not on the steps of {self.step} from {self.bounds[0]}")
+        low, high = self.bounds
+        for what, value in (("upper end", high), ("default", self.default)):
+            beyond = 0 if value is None else (value - low) % self.step
+            if value is not None and beyond:
+                raise ValueError(f"{what} {value} is not on the steps of {self.step} from {low}; {value - beyond} is")
         return self
 
 
 class Choice(_Parameter):
     """`{choice: [a, b, c], default: a}`; without a default the first is tried first."""
 
-    values: tuple[Scalar, ...] = Field(alias="choice", min_length=1)
-    default: Scalar = None
+    values: tuple[SingleValue, ...] = Field(alias="choice")
+    default: SingleValue = None
 
     @property
     def ends(self) -> tuple[Scalar, ...]:
@@ -62,15 +82,20 @@ class Choice(_Parameter):
 
     @model_validator(mode="after")
     def _check(self) -> "Choice":
-        if len(set(map(repr, self.values))) != len(self.values):
-            raise ValueError(f"choice {list(self.values)} names a value twice")
+        if not self.values:
+            raise ValueError("`choice` is empty; name at least one value")
+        if len(set(self.values)) != len(self.values):
+            raise ValueError(f"choice {list(self.values)} names a value twice; keep one")
         if "default" in self.model_fields_set and self.default not in self.values:
-            raise ValueError(f"default {self.default!r} is not among {list(self.values)}")
+            raise ValueError(f"default {self.default!r} is not among {list(self.values)}; add it or choose another")
         return self
 
 
 def _check_range(bounds: tuple[float, float], log: bool, default: float | None) -> None:
     low, high = bounds
+    for end, value in (("lower", low), ("upper", high)):
+        if not math.isfinite(value):
+            raise ValueError(f"{end} end {value} is not finite; write a number")
     if not low < high:
         raise ValueError(f"lower end {low} is not below upper end {high}; write [low, high]")
     if log and low <= 0:

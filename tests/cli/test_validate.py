@@ -1,0 +1,32 @@
+"""A search space is checked without data, GPU or anything written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Any]
+
+
+def test_a_valid_space_says_what_trial_0_is(lttune: Run, tmp_path: Path) -> None:
+    ran = lttune("validate", "acsl", "--set", "search.trials=3")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("acsl: valid. acsl on 60 glyph categories")
+    assert "3 trials" in ran.out
+    assert "  loss.score_threshold: 0.05, 0.95; trial 0 has 0.7\n" in ran.out
+    assert "  optim.lr: 0.001, 0.1, log; trial 0 has 0.01\n" in ran.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_one_object(lttune: Run) -> None:
+    ran = lttune("validate", "acsl", "--json", "--set", "optim.lr=0.05")
+    found = json.loads(ran.out)
+    assert (found["method"], found["trials"]) == ("acsl", 24)
+    assert found["trial_0"]["loss.score_threshold"] == 0.7
+    assert "optim.lr" not in found["trial_0"]
+
+
+def test_a_recipe_that_the_setting_cannot_have_is_refused(lttune: Run) -> None:
+    ran = lttune("validate", "acsl", "--set", "fidelity=cached", "--set", "detector.class_agnostic_box=false")
+    assert ran.code == 2
+    assert "fidelity is cached, but boxes or masks of tiny_mask_rcnn_fpn depend on the category" in ran.err

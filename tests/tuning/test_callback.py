@@ -1,0 +1,181 @@
+"""Ray's events, as they were seen, become one record each in the storage, the trackers and the view."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lttune.spec.search import SearchSpec
+from lttune.tracking.jsonl import JsonlTracker
+from lttune.tuning.callback import StudyCallback
+from lttune.tuning.listener import SilentListener
+from lttune.tuning.study import StudyStore
+from lttune.types import TrialResult
+
+
+class Heard(SilentListener):
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.epochs: list[tuple[int, int]] = []
+        self.ended: list[TrialResult] = []
+
+    def trial_starts(self, number: int, params: Mapping[str, Any]) -> None:
+        self.started.append(number)
+
+    def trial_reports(self, number: int, epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
+        self.epochs.append((number, epoch))
+
+    def trial_ends(self, result: TrialResult) -> None:
+        self.ended.append(result)
+
+
+class Scene:
+    """A study with one trial that Ray runs, and a callback that hears of it."""
+
+    def __init__(self, store: StudyStore, make_job: Any) -> None:
+        number = store.ask()
+        self.store = store
+        self.heard = Heard()
+        self.callback = StudyCallback(store, [JsonlTracker(store.folder.path)], self.heard)
+        self.job = make_job(number, store.parameters(number))
+        self.trial = SimpleNamespace(config={"job": self.job}, last_result=None, get_error=lambda: None)
+
+    def start(self) -> None:
+        self.callback.on_trial_start(0, [], self.trial)
+
+    def report(self, *epochs: int, **changes: Any) -> None:
+        """A slice in which these epochs ended, with an AP of ten times the epoch."""
+        records = [
+            {"epoch": e, "loss": 1.0 / e, "lr": 0.01, "seconds": 2.0 * e, "metrics": {"AP": 10.0 * e, "AP_r": math.nan}}
+            for e in epochs
+        ]
+        last: dict[str, Any] = records[-1] if records else {"epoch": 0, "seconds": 0.0, "metrics": {}}
+        result = {
+            "epoch": last["epoch"],
+            "epochs": records,
+            "seconds": last["seconds"],
+            "metrics": last["metrics"],
+            "applied_hash": "abc",
+            "failure": None,
+        }
+        self.trial.last_result = {**result, **changes}
+        self.callback.on_trial_result(0, [], self.trial, self.trial.last_result)
+
+    def complete(self) -> TrialResult:
+        self.callback.on_trial_complete(0, [], self.trial)
+        return self.ended()
+
+    def ended(self) -> TrialResult:
+        (result,) = self.heard.ended
+        (stored,) = self.store.results().trials
+        (line,) = (self.store.folder.path / "trials.jsonl").read_text().splitlines()
+        assert stored.state == result.state == json.loads(line)["state"]
+        assert stored.reason == result.reason == json.loads(line)["reason"]
+        return result
+
+
+@pytest.fixture
+def scene(open_store: Callable[..., StudyStore], spec: SearchSpec, make_job: Any) -> Scene:
+    return Scene(open_store(spec), make_job)
+
+
+def intermediate(scene: Scene) -> dict[int, float]:
+    return dict(scene.store._trial(scene.job.number).intermediate_values)
+
+
+def test_a_trial_that_runs_to_its_end(scene: Scene) -> None:
+    scene.start()
+    scene.report(1)
+    scene.report()  # a slice within an epoch
+    scene.report(2, 3)
+    result = scene.complete()
+    assert result.state == "COMPLETE"
+    assert result.metrics["AP"] == 30.0
+    assert (result.seconds, result.fidelity, result.applied_hash) == (6.0, "cached", "abc")
+    assert scene.heard.started == [0]
+    assert scene.heard.epochs == [(0, 1), (0, 2), (0, 3)]
+    assert intermediate(scene) == {1: 10.0, 2: 20.0, 3: 30.0}
+    assert scene.store.results().best == 0
+
+
+def test_the_value_is_that_of_the_last_epoch_never_the_best(scene: Scene) -> None:
+    scene.start()
+    scene.report(1, 2)
+    scene.report(3, metrics={"AP": 5.0})
+    assert scene.complete().metrics == {"AP": 5.0}
+    assert scene.store.results().trials[0].metrics == {"AP": 5.0}
+
+
+def test_a_restarted_worker_repeats_nothing(scene: Scene) -> None:
+    scene.start()
+    scene.report(1, 2)
+    scene.start()
+    scene.report(1, 2, 3)
+    scene.complete()
+    assert scene.heard.started == [0]
+    assert scene.heard.epochs == [(0, 1), (0, 2), (0, 3)]
+    assert intermediate(scene) == {1: 10.0, 2: 20.0, 3: 30.0}
+
+
+def test_a_trial_that_was_stopped_early_is_pruned(scene: Scene) -> None:
+    scene.start()
+    scene.report(1)
+    result = scene.complete()
+    assert (result.state, result.metrics["AP"], result.reason) == ("PRUNED", 10.0, None)
+    assert scene.store.results().best is None
+
+
+def test_a_trial_that_gave_up_says_why(scene: Scene) -> None:
+    scene.start()
+    scene.report(1)
+    scene.report(2, failure="the loss became nan in epoch 3")
+    result = scene.complete()
+    assert (result.state, result.reason) == ("FAIL", "the loss became nan in epoch 3")
+
+
+@pytest.mark.parametrize("metrics", [{}, {"AP": math.nan}])
+def test_an_undefined_objective_fails_the_trial(metrics: dict[str, float], scene: Scene) -> None:
+    scene.start()
+    scene.report(3, metrics=metrics)
+    result = scene.complete()
+    assert (result.state, result.reason) == ("FAIL", "the objective AP is undefined on this data")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Traceback:\n  somewhere\nValueError: too large\n"), "ValueError: too large"),
+        (None, "its worker died"),
+    ],
+)
+def test_a_worker_that_died_for_good(error: Exception | None, reason: str, scene: Scene) -> None:
+    scene.start()
+    scene.report(1)
+    scene.trial.get_error = lambda: error
+    scene.callback.on_trial_error(0, [], scene.trial)
+    result = scene.ended()
+    assert (result.state, result.reason, result.seconds) == ("FAIL", reason, 2.0)
+
+
+def test_a_worker_that_died_before_its_first_report(scene: Scene) -> None:
+    def unreadable() -> None:
+        raise ModuleNotFoundError("the worker's exception cannot be unpickled here")
+
+    scene.start()
+    scene.trial.get_error = unreadable
+    scene.callback.on_trial_error(0, [], scene.trial)
+    assert (scene.ended().reason, scene.ended().seconds) == ("its worker died", None)
+
+
+def test_a_trial_that_no_worker_took(scene: Scene) -> None:
+    scene.callback.record(TrialResult(number=0, state="FAIL", params={}, metrics={}, reason="refused"))
+    assert scene.ended().reason == "refused"
+
+
+def test_nothing_of_ours_is_pickled(scene: Scene) -> None:
+    assert scene.callback.__getstate__() == {}

@@ -1,0 +1,168 @@
+"""A trial behind Ray's class API, without a cluster."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lttune.engine.assets import Assets
+from lttune.engine.run import TrainingRun
+from lttune.errors import AppliedConfigError
+from lttune.losses.rog import RogHyperparameters
+from lttune.losses.seesaw import SeesawHyperparameters
+from lttune.spec.search import searchable_keys
+from lttune.tuning.trainable import MethodTrainable, TrialJob
+from trainables import TRAINABLES
+
+Start = Callable[..., MethodTrainable]
+PARAMS = {"loss.score_threshold": 0.4, "schedule.epochs": 3, "optim.lr": 0.02}
+# An iteration or a few.
+SHORT_S = 5e-3
+
+
+@pytest.fixture
+def job(make_job: Callable[..., TrialJob], assets: Assets) -> TrialJob:
+    """Three epochs in one slice."""
+    return make_job(5, PARAMS, assets=assets)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a worker on a job."""
+    workers: list[MethodTrainable] = []
+
+    def make(job: TrialJob) -> MethodTrainable:
+        workers.append(TRAINABLES["acsl"]({"job": job}))
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        worker.stop()
+
+
+def run_into_the_second_epoch(worker: MethodTrainable) -> None:
+    while worker.step()["epoch"] < 1:
+        pass
+    assert worker.step()["epoch"] < 3
+
+
+def metrics_of(report: dict[str, Any]) -> str:
+    return repr(report["metrics"])
+
+
+def test_every_trainable_names_the_recipe_of_its_methods() -> None:
+    for method, trainable in TRAINABLES.items():
+        assert trainable.recipe(method) is trainable.recipes[method]
+        assert set(trainable.recipes) <= set(TRAINABLES)
+
+
+def test_a_step_reports_its_epochs_and_leaves_a_checkpoint(start: Start, job: TrialJob) -> None:
+    report = start(job).step()
+    assert (report["number"], report["epoch"], report["done"], report["failure"]) == (5, 3, True, None)
+    assert [record["epoch"] for record in report["epochs"]] == [1, 2, 3]
+    assert report["metrics"] == report["epochs"][-1]["metrics"]
+    assert report["objective"] == report["metrics"]["AP"]
+    assert math.isfinite(report["objective"])
+    assert len(report["applied_hash"]) == 64
+    assert Path(job.checkpoint).is_file()
+
+
+def test_slices_may_end_within_an_epoch(start: Start, job: TrialJob) -> None:
+    worker = start(replace(job, slice_s=SHORT_S))
+    reports = [worker.step()]
+    while not reports[-1]["done"]:
+        reports.append(worker.step())
+    assert len(reports) >= 3
+    assert [record["epoch"] for report in reports for record in report["epochs"]] == [1, 2, 3]
+    for before, after in pairwise(reports):
+        assert after["epochs"] or after["metrics"] == before["metrics"]
+
+
+def test_slices_end_at_evaluations_for_a_scheduler(start: Start, job: TrialJob) -> None:
+    worker = start(replace(job, stop_at_evaluation=True))
+    assert [worker.step()["epoch"] for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_new_worker_goes_on_from_the_checkpoint(start: Start, job: TrialJob, tmp_path: Path) -> None:
+    unbroken = start(job).step()
+    broken = replace(job, slice_s=SHORT_S, checkpoint=str(tmp_path / "broken.pt"))
+    run_into_the_second_epoch(start(broken))
+    again = start(replace(broken, slice_s=600.0)).step()
+    assert [record["epoch"] for record in again["epochs"]] == [1, 2, 3]  # the callback knows the first already
+    assert metrics_of(again) == metrics_of(unbroken)
+    assert again["applied_hash"] == unbroken["applied_hash"]
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_trial_runs_again(start: Start, job: TrialJob) -> None:
+    expected = start(job).step()
+    path = Path(job.checkpoint)
+    path.write_bytes(b"damaged")
+    assert metrics_of(start(job).step()) == metrics_of(expected)
+    assert path.with_suffix(".damaged").read_bytes() == b"damaged"
+    assert path.read_bytes() != b"damaged"
+
+
+def test_rays_own_checkpoints(start: Start, job: TrialJob, tmp_path: Path) -> None:
+    worker = start(replace(job, slice_s=SHORT_S))
+    run_into_the_second_epoch(worker)
+    folder = tmp_path / "of_ray"
+    folder.mkdir()
+    worker.save_checkpoint(str(folder))
+    other = start(replace(job, checkpoint=str(tmp_path / "other.pt")))
+    other.load_checkpoint(str(folder))
+    assert metrics_of(other.step()) == metrics_of(start(replace(job, checkpoint=str(tmp_path / "third.pt"))).step())
+
+
+def test_a_reused_worker_keeps_nothing_of_the_trial_before(
+    start: Start, job: TrialJob, make_job: Callable[..., TrialJob], assets: Assets
+) -> None:
+    worker = start(job)
+    first = worker.step()
+    second = make_job(6, {**PARAMS, "schedule.epochs": 2, "optim.lr": 0.05}, assets=assets)
+    assert worker.reset_config({"job": second})
+    report = worker.step()
+    assert (report["number"], report["epoch"], len(report["epochs"])) == (6, 2, 2)
+    assert report["applied_hash"] != first["applied_hash"]
+    alone = start(replace(second, checkpoint=f"{second.checkpoint}.alone")).step()
+    assert metrics_of(report) == metrics_of(alone)
+
+
+def test_cleanup_drops_the_run(start: Start, job: TrialJob) -> None:
+    worker = start(job)
+    worker.cleanup()
+    report = worker.step()
+    assert (report["done"], report["epoch"], report["metrics"]) == (True, 0, {})
+
+
+def test_a_trial_that_cannot_go_on_ends_with_its_reason(start: Start, job: TrialJob) -> None:
+    # A rate so large that the loss overflows.
+    optim = replace(job.config.optim, lr=99.0, name="sgd", momentum=0.0)
+    far = replace(job.config, optim=optim, loss=job.config.loss)
+    worker = start(replace(job, config=far, params={"optim.lr": 99.0}))
+    worker._run.detector.parts["classifier"].weight.data.fill_(math.inf)  # type: ignore[union-attr, operator]
+    report = worker.step()
+    assert report["done"]
+    assert report["failure"].startswith("the loss became")
+    assert math.isnan(report["objective"])
+
+
+def test_a_live_object_without_the_asked_value_fails_the_trial(start: Start, job: TrialJob) -> None:
+    report = start(replace(job, params={**PARAMS, "optim.lr": 0.5})).step()
+    assert report["done"]
+    assert report["failure"].startswith("optim.lr was set to 0.5, but the built trial carries 0.02")
+    assert report["epochs"] == []
+
+
+def test_values_of_a_group_are_proved_too(job: TrialJob, assets: Assets) -> None:
+    loss = RogHyperparameters(object_loss="seesaw", seesaw=SeesawHyperparameters(p=0.3))
+    run = TrainingRun(replace(job.config, method="rog", loss=loss), assets)
+    run.prove_applied({"loss.seesaw.p": 0.3, "loss.object_loss": "seesaw", "loss.gamma": 1.0})
+    assert {key for key in run.applied() if key.startswith("loss.")} == {
+        key for key in searchable_keys("rog") if key.startswith("loss.")
+    }
+    with pytest.raises(AppliedConfigError, match=r"loss\.seesaw\.p was set to 0\.4, but the built trial carries 0\.3"):
+        run.prove_applied({"loss.seesaw.p": 0.4})
