@@ -152,7 +152,8 @@ class LiveView:
     def _footer(self) -> Text:
         watched = self._watched
         best, remaining = watched.best(), watched.remaining_s()
-        text = f"{len(watched.results)} of {watched.num_trials} trials, {duration(time.monotonic() - watched.began)} so far"
+        elapsed = duration(time.monotonic() - watched.began)
+        text = f"{len(watched.results)} of {watched.num_trials} trials, {elapsed} so far"
         if remaining is not None and len(watched.results) < watched.num_trials:
             text += f", about {duration(remaining)} to go"
         if best:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +40,8 @@ def load_state(path: Path) -> dict[str, Any]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and is removed otherwise."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    # Not mkstemp: its files are for their owner alone, and these are to be shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         yield temporary
         temporary.replace(path)
@@ -63,9 +64,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write one JSON document, atomically."""
+    """Write one JSON document, atomically; NaN, which JSON does not know, becomes null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1))
+        temporary.write_text(json.dumps(without_nan(value), indent=1, allow_nan=False))
+
+
+def without_nan(value: Any) -> Any:
+    """The same plain value with None for NaN, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def file_digest(path: Path) -> str:

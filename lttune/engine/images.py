@@ -85,7 +85,7 @@ class ImageSource:
 
 
 class PrefetchedBatches:
-    """Iterates over (image numbers, images, targets), one batch ahead in a thread; an incomplete last one is dropped."""
+    """Iterates over (image numbers, images, targets), loading one batch ahead; an incomplete last one is dropped."""
 
     def __init__(self, source: ImageSource, order: IntArray, batch_size: int, epoch: int, start: int) -> None:
         self._source = source

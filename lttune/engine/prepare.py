@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lttune.data.glyphs import make_glyphs
+from lttune.detectors import resolve_backend
 from lttune.engine.assets import Assets, Progress, file_digest_once
 from lttune.engine.checkpoint import file_digest, replacing_folder, value_digest, write_json
 from lttune.engine.columns import are_intact
@@ -83,7 +84,7 @@ def stage1_identity(config: TrainConfig, assets: Assets) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "train_annotations": file_digest_once(assets.train_annotations),
-        "detector": asdict(config.detector),
+        "detector": {**asdict(config.detector), "backend": resolve_backend(config.detector)},
         "input": asdict(config.input),
         "stage1": stage1,
     }
@@ -147,6 +148,9 @@ def _building(folder: Path, what: str) -> Iterator[bool]:
         logger.info("Waiting for another process that builds %s.", what)
         lock.acquire()
     try:
+        # What a killed process left of its attempt; whoever holds the lock owns it.
+        for leftover in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield not folder.exists()
     finally:
         lock.release()

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from lttune.engine.features import CachedRois, LiveRois, RoiSampling
 from lttune.engine.images import ImageSource
 from lttune.engine.judge import CachedJudge, Judge, LiveJudge
 from lttune.engine.loop import ClassifierLearner, DetectorLearner, Learner
+from lttune.engine.memory_file import load_memory, remove_older_memory, save_memory
 from lttune.engine.optim import build_optimizer, clip_gradients, lr_factor, set_lr
 from lttune.engine.seeds import reseed, stream_seed
+from lttune.engine.warm_start import warm_start
 from lttune.engine.weights import load_part_state, part_state, read_weights
 from lttune.errors import AppliedConfigError, CacheError, InputError, NonFiniteLossError
 from lttune.evaluation.report import EvaluationReport, headline
 from lttune.losses import build_loss
 from lttune.types import IntArray
 
-_FORMAT = 1
+_FORMAT = 2
 # Iterations between looks at whether the loss is still finite; each look waits for the device.
 _LOOK_EVERY = 50
 
@@ -70,6 +72,7 @@ class TrainingRun:
         self.seconds = 0.0
         self.history: list[EpochRecord] = []
         self._step_of_epoch = 0
+        self._is_warm = False
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._loss_generator = torch.Generator(self.device)
         self.detector = self._build_detector()
@@ -104,6 +107,12 @@ class TrainingRun:
             self.weights_left = load_part_state(detector, state)
         self.trained_parts = tuple(detector.parts) if config.recipe.parts == "all" else config.recipe.parts
         detector.freeze_except(self.trained_parts)
+        has_memory = any(stage.loss.augmenter is not None for stage in detector.stages)
+        if has_memory and detector.trains("backbone", "box_head"):
+            raise InputError(
+                f"{config.method} keeps a memory of box-head outputs, but trains {', '.join(self.trained_parts)}; set "
+                "`has_memory: false` among its loss values."
+            )
         return detector
 
     def _build_learner(self) -> Learner:
@@ -193,6 +202,8 @@ class TrainingRun:
     ) -> list[EpochRecord]:
         """Train until the run is finished or a limit is reached; a limit may lie within an epoch.
 
+        The first slice begins with the pass that fills the loss's statistics, which no limit cuts short.
+
         Returns:
             The epochs completed in this slice.
 
@@ -205,9 +216,17 @@ class TrainingRun:
         def is_over() -> bool:
             self.seconds = before + time.monotonic() - began
             evaluated = len(self.history) > first_epoch and bool(self.history[-1].metrics)
-            reached = self.seconds - before >= max_seconds or self.step - first_step >= max_iters
+            # However short a slice, it does something; else it would never end.
+            has_moved = self.step > first_step or len(self.history) > first_epoch
+            is_late = has_moved and self.seconds - before >= max_seconds
+            reached = is_late or self.step - first_step >= max_iters
             return self.is_finished or reached or (stop_at_evaluation and evaluated)
 
+        if not self._is_warm:
+            # No epoch of training has this number, so the pass meets none of training's draws.
+            warm_start(self.detector, self._learner, self.assets.train, epoch=self.config.schedule.epochs)
+            self.detector.freeze_except(self.trained_parts)
+            self._is_warm = True
         self.detector.train()
         while not is_over():
             with closing(self._batches()) as batches:
@@ -286,13 +305,18 @@ class TrainingRun:
     # ---- saving
 
     def save(self, path: Path) -> None:
-        """Write everything that a continued run needs, atomically; only what trains is in it."""
+        """Write everything that a continued run needs, atomically; only what trains is in it.
+
+        A feature memory goes into a file beside it.
+        """
+        save_memory(self.detector, path, self.step)
         save_state(
             {
                 "format": _FORMAT,
                 "config": value_digest(self.config.to_dict()),
                 "step": self.step,
                 "step_of_epoch": self._step_of_epoch,
+                "is_warm": self._is_warm,
                 "seconds": self.seconds,
                 "loss_sum": self._loss_sum,
                 "history": [asdict(record) for record in self.history],
@@ -302,27 +326,34 @@ class TrainingRun:
             },
             path,
         )
+        remove_older_memory(path, self.step)
 
     def restore(self, path: Path) -> None:
         """Continue where `save` stood.
 
         Raises:
-            CacheError: the file is damaged, or of another configuration.
+            CacheError: a file is absent, damaged, or of another configuration.
         """
         state = load_state(path)
         if state.get("format") != _FORMAT or state.get("config") != value_digest(self.config.to_dict()):
             raise CacheError(f"{path}: written by another configuration or version. Delete it to start this run again.")
+        load_memory(self.detector, path, state["step"])
         for part in self.trained_parts:
             own = self.detector.parts[part]
             own.load_state_dict({name: state["parts"][f"{part}.{name}"] for name in own.state_dict()})
         for stage, buffers in zip(self.detector.stages, state["losses"], strict=True):
             stage.loss.load_state_dict(buffers)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self._step_of_epoch = state["step"], state["step_of_epoch"]
+        self.step, self._step_of_epoch, self._is_warm = state["step"], state["step_of_epoch"], state["is_warm"]
         self.seconds = state["seconds"]
         self._loss_sum.copy_(state["loss_sum"])
         self.history = [EpochRecord(**record) for record in state["history"]]
 
 
 def _dotted(prefix: str, values: Any) -> dict[str, Any]:
-    return {f"{prefix}.{field.name}": plain(getattr(values, field.name)) for field in fields(values)}
+    """The fields of a dataclass by dotted key; a nested one is a group of keys."""
+    dotted: dict[str, Any] = {}
+    for field in fields(values):
+        key, value = f"{prefix}.{field.name}", getattr(values, field.name)
+        dotted |= _dotted(key, value) if is_dataclass(value) else {key: plain(value)}
+    return dotted

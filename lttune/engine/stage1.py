@@ -1,5 +1,7 @@
 """The stage-1 model, a plain softmax baseline trained once, and the features of its trunk."""
 
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,13 @@ from lttune.engine.features import build_test_features, build_train_features
 from lttune.engine.images import ImageSource
 from lttune.engine.run import TrainingRun
 from lttune.engine.weights import save_weights
+from lttune.errors import CacheError
 from lttune.losses.cross_entropy import SoftmaxCrossEntropy
 
-# A killed stage 1 loses at most this much training.
-_SAVE_EVERY_S = 20.0
+logger = logging.getLogger(__name__)
+
+# A killed stage 1 loses this much training, or fifty times what saving takes where that is longer.
+_SAVE_EVERY_S, _SAVE_SHARE = 2.0, 50
 _SLICE_S = 0.5
 
 
@@ -44,16 +49,20 @@ def train_stage1(config: TrainConfig, assets: Assets, weights: Path, partial: Pa
     """
     run = TrainingRun(stage1_config(config), assets, device=best_device(), judged_on=None)
     if partial.exists():
-        run.restore(partial)
+        try:
+            run.restore(partial)
+        except CacheError as error:
+            logger.warning("%s Stage 1 begins again.", error)
     total = run.config.schedule.epochs * run.steps_per_epoch
-    saved = run.seconds
+    saved, pause = run.seconds, _SAVE_EVERY_S
     progress("stage 1", run.step, total)
     while not run.is_finished:
         run.advance(max_seconds=_SLICE_S)
         progress("stage 1", min(run.step, total), total)
-        if run.seconds - saved > _SAVE_EVERY_S:
+        if run.seconds - saved > pause:
+            began = time.monotonic()
             run.save(partial)
-            saved = run.seconds
+            saved, pause = run.seconds, max(_SAVE_EVERY_S, _SAVE_SHARE * (time.monotonic() - began))
     save_weights(run.detector, weights)
 
 

@@ -6,7 +6,7 @@ and C is background.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -35,6 +35,12 @@ class RoiAugmenter(Protocol):
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Extra rows: features (R, D), labels (R,), box targets (R, 4); R may be 0."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that is stored, by name; tensors are shared, not copied."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replace everything by what `state_dict` gave."""
 
 
 class ClassificationLoss(nn.Module, ABC):
@@ -72,6 +78,12 @@ class ClassificationLoss(nn.Module, ABC):
     def num_logits(self) -> int:
         """Columns of the classifier: C + 1 unless the loss says otherwise."""
         return self.num_classes + 1
+
+    @property
+    def num_warm_images(self) -> int:
+        """Images of each category that the loss sees, in training mode and without any update of parameters, before
+        training begins; 0 for none."""
+        return 0
 
     def initial_bias(self) -> Tensor | None:
         """(num_logits,) start of a fresh classifier's bias, or None for zeros."""

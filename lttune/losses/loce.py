@@ -175,13 +175,18 @@ class Loce(ClassificationLoss):
                 jitter_amplitude=hyperparameters.jitter_amplitude,
             )
 
+    @property
+    def num_warm_images(self) -> int:
+        # Each holds at least one instance, which stores 16 features: enough to fill a category's queue.
+        return self.hyperparameters.queue_size // JITTERS_PER_BOX
+
     def current_mean_score(self) -> Tensor:
         """(C + 1,) float64. A method, not the tensor: moving the module to a device replaces its buffers."""
         return self.mean_score
 
     @torch.no_grad()
     def observe(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> None:
-        """Move the mean scores by one pass, whatever the mode: for the pass over the data that precedes stage 2."""
+        """Move the mean scores by one pass, whatever the mode."""
         if instance_ids is None:
             instance_ids = torch.arange(len(labels), device=labels.device).where(labels < self.num_classes, -1)
         item_labels, item_scores = mean_score_items(at_least_float32(logits).softmax(dim=1), labels, instance_ids)

@@ -122,6 +122,10 @@ class Rog(ClassificationLoss):
     def num_logits(self) -> int:
         return self.object_loss.num_logits
 
+    @property
+    def num_warm_images(self) -> int:
+        return self.object_loss.num_warm_images
+
     def initial_bias(self) -> Tensor | None:
         return self.object_loss.initial_bias()
 

@@ -7,20 +7,24 @@ its last events twice.
 
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import yaml
+from filelock import FileLock
 
 from lttune.errors import StudyError
 from lttune.tracking.base import NOTHING, StudyEnd, Tracker, TrialEnd, finite
 from lttune.tracking.names import flat_params, key, tags_by_key
 from lttune.tracking.spool import Spool
-from lttune.tracking.store import ENVIRONMENT, artifact_folder, check_database, redact, store_uri
+from lttune.tracking.store import ENVIRONMENT, artifact_folder, check_database, database_file, redact, store_uri
 
 STUDY_TAG, TRIAL_TAG, PARENT_TAG = "lttune.study", "lttune.trial", "mlflow.parentRunId"
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "STOPPED": "KILLED", "FAIL": "FAILED"}
@@ -385,7 +389,25 @@ def _connect(uri: str) -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if (file := database_file(uri)) is not None:
+        _make_database(file)
     return MlflowClient(uri)
+
+
+def _make_database(file: Path) -> None:
+    """Make MLflow's tables, all or none: it goes on with a half-made database as little as with a foreign one."""
+    from mlflow import MlflowClient
+
+    with FileLock(file.with_name(f"{file.name}.lock")):
+        if file.exists() and file.stat().st_size:
+            return
+        with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.", ignore_cleanup_errors=True) as folder:
+            raw, whole = Path(folder, "raw.db"), Path(folder, "whole.db")
+            MlflowClient(f"sqlite:///{raw}").search_experiments(max_results=1)
+            # A copy of its own, since MLflow keeps its connection to the first one.
+            with closing(sqlite3.connect(raw)) as source, closing(sqlite3.connect(whole)) as copy:
+                source.backup(copy)
+            whole.replace(file)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -6,12 +6,12 @@ over those differences; an interval that holds 0 means that no difference is sho
 
 import json
 import math
-import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
 from lttune.engine.assets import Assets
@@ -27,7 +27,8 @@ _T_QUANTILE = 2.776
 # LVIS's own limit: a gain that exists at a setting's lower limit alone is flagged.
 LVIS_MAX_DETS = 300
 
-Values = dict[str, float]
+# A metric without ground truth is None, as JSON has no NaN.
+Values = dict[str, float | None]
 
 
 def confirm(
@@ -103,7 +104,11 @@ def _train_and_report(
     if not untrained:
         run.advance()
     judge = run.judge("report")
-    return {str(limit): headline(run.evaluate(judge, max_dets=limit).metrics) for limit in _limits(config)}
+    found = {str(limit): headline(run.evaluate(judge, max_dets=limit).metrics) for limit in _limits(config)}
+    return {
+        limit: {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        for limit, metrics in found.items()
+    }
 
 
 def summarise(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,18 +116,19 @@ def summarise(state: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Per limit: `stage1`, and per configuration `mean` and `std` of each headline metric; where there are two,
-        `difference` best minus trial 0: `mean`, `low`, `high` of its 95 % interval, and `is_shown`.
+        `difference` best minus trial 0: `mean`, `low`, `high` of its 95 % interval, and `is_shown`. A metric without
+        ground truth is NaN throughout.
     """
     summary: dict[str, Any] = {}
     for limit in map(str, state["limits"]):
-        part: dict[str, Any] = {"stage1": {key: state["stage1"][limit][key] for key in HEADLINE}}
+        part: dict[str, Any] = {"stage1": {key: _number(state["stage1"][limit][key]) for key in HEADLINE}}
         values = {
-            name: {key: [run[limit][key] for run in _by_seed(runs, state["seeds"])] for key in HEADLINE}
+            name: {key: [_number(run[limit][key]) for run in _by_seed(runs, state["seeds"])] for key in HEADLINE}
             for name, runs in state["runs"].items()
         }
         for name, columns in values.items():
             part[name] = {
-                key: {"mean": statistics.fmean(column), "std": statistics.stdev(column)}
+                key: {"mean": float(np.mean(column)), "std": float(np.std(column, ddof=1))}
                 for key, column in columns.items()
             }
         if {"trial_0", "best"} <= set(values):
@@ -135,10 +141,14 @@ def summarise(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def paired_difference(first: list[float], second: list[float]) -> dict[str, Any]:
     """Second minus first: mean and 95 % interval over pairs, and whether the interval leaves 0 out."""
-    differences = [b - a for a, b in zip(first, second, strict=True)]
-    mean = statistics.fmean(differences)
-    half = _T_QUANTILE * statistics.stdev(differences) / math.sqrt(len(differences))
+    differences = np.subtract(second, first)
+    mean = float(np.mean(differences))
+    half = float(_T_QUANTILE * np.std(differences, ddof=1) / math.sqrt(len(differences)))
     return {"mean": mean, "low": mean - half, "high": mean + half, "is_shown": abs(mean) > half}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _by_seed(runs: Mapping[str, Any], seeds: list[int]) -> Iterator[Mapping[str, Values]]:

@@ -1,10 +1,15 @@
 """Ray on this machine: quiet, one thread per trial process, gone when the search is."""
 
 import logging
+import signal
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import ray
+
+from lttune.tuning.guard import guarded_children
 
 WORKER_ENVIRONMENT = {
     # Two processes that each start a thread per core were ten times slower than with one thread each.
@@ -22,6 +27,8 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[None]:
     """A Ray of our own for the length of the block, behind a token, whatever RAY_ADDRESS says."""
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    is_main = threading.current_thread() is threading.main_thread()
+    on_terminate = signal.getsignal(signal.SIGTERM)
     ray.init(
         address="local",
         num_cpus=num_cpus,
@@ -31,7 +38,12 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[None]:
         logging_level=logging.CRITICAL,
         runtime_env={"env_vars": WORKER_ENVIRONMENT},
     )
+    if is_main and callable(on_terminate):
+        # Ray puts its own handler in the place of the caller's.
+        signal.signal(signal.SIGTERM, on_terminate)
     try:
-        yield
+        # Ray prints the death of a worker on standard output, which belongs to the caller's results.
+        with guarded_children(), redirect_stdout(sys.stderr):
+            yield
     finally:
         ray.shutdown()

@@ -14,12 +14,15 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from lttune.detectors import BACKENDS, resolve_backend
 from lttune.engine.assets import Assets, Half
 from lttune.engine.config import Recipe, TrainConfig
 from lttune.engine.prepare import prepare, prepare_data
+from lttune.errors import InputError
 from lttune.spec.parameters import Scalar
 from lttune.spec.search import Resources, SearchSpec
 from lttune.tracking.base import Tracker
+from lttune.tracking.jsonl import read_trials
 from lttune.tuning.callback import StudyCallback
 from lttune.tuning.confirm import confirm, is_confirmed, summarise
 from lttune.tuning.listener import Listener, SilentListener
@@ -73,7 +76,7 @@ def run_search(
         DataError: the setting's data are unusable; nothing was written.
     """
     folder.refuse_existing()
-    _check_data(spec)
+    _check_inputs(spec)
     folder.acquire()
     try:
         folder.create(spec)
@@ -104,8 +107,13 @@ def resume_search(
         folder.release()
 
 
-def _check_data(spec: SearchSpec) -> None:
-    """Read given annotations before anything is written, so that a bad file costs nothing."""
+def _check_inputs(spec: SearchSpec) -> None:
+    """Look for the detector and read given annotations before anything is written, so that a bad one costs nothing."""
+    if resolve_backend(spec.on.detector) == "detectron2":
+        BACKENDS["detectron2"]()
+    cpus = os.cpu_count() or 1
+    if spec.on.resources.cpus > cpus:
+        raise InputError(f"resources.cpus is {spec.on.resources.cpus:g}, but this machine has {cpus}; use fewer.")
     if spec.on.data.glyphs is None:
         assets = prepare_data(spec.on.data, Path(), lambda *_: None)
         for half in get_args(Half):
@@ -138,8 +146,17 @@ class _Search:
         self._trackers = self._open_trackers(self._folder.path)
         patience = _SHORT_PATIENCE_S
         try:
-            result, confirmation = self._search_and_confirm()
+            if self._folder.is_ended:
+                result = StudyStore(self._folder, self._spec, is_driver=True).results()
+                confirmation = self._known_confirmation(result)
+            else:
+                result, confirmation = self._search_and_confirm()
+                self._folder.mark_ended()
             patience = _PATIENCE_S
+        except KeyboardInterrupt:
+            for tracker in self._trackers:
+                tracker.end_study(state="STOPPED", metrics={}, tags={})
+            raise
         finally:
             num_untracked = sum(tracker.close(patience) for tracker in self._trackers)
         return SearchEnd(
@@ -157,7 +174,7 @@ class _Search:
         result, confirmation = store.results(), self._known_confirmation(store.results())
         if has_trials_left or (result.best is not None and confirmation is None):
             first = self._config(spec.defaults())
-            assets = prepare(first, self._cache, self._listener.progress, num_threads=os.cpu_count())
+            assets = prepare(first, self._cache, self._listener.progress, num_threads=_idle_cores())
             with local_ray():
                 if has_trials_left:
                     self._tune(store, assets)
@@ -184,13 +201,15 @@ class _Search:
             "sampler": spec.search.sampler,
             "seed": str(spec.search.seed),
         }
-        finished = [trial for trial in store.results().trials if trial.state not in {"RUNNING", "WAITING"}]
+        # Trackers are told of an end one after the other, `trials.jsonl` last: what is in it, all of them know.
+        known = {trial.number for trial in read_trials(self._folder.path)}
+        ended = [trial for trial in store.results().trials if trial.state not in {"RUNNING", "WAITING"}]
         for tracker in self._trackers:
             tracker.start_study(
                 self._folder.name, tags=tags, artifacts={"spec.yaml": self._folder.spec_path.read_text()}
             )
-            # A driver that was killed between the storage and the tracker left these out; sending them again is harmless.
-            for trial in finished:
+            # A driver that was killed between the storage and the trackers left these out.
+            for trial in (trial for trial in ended if trial.number not in known):
                 config = self._config(trial.params).to_dict()
                 tracker.start_trial(trial.number, params=trial.params, config=config, tags={"method": spec.method})
                 StudyCallback.end_in(tracker, trial)
@@ -271,6 +290,12 @@ class _Search:
         assert best is not None
         configs = {"trial_0": self._config(self._spec.defaults())}
         return configs if best.number == 0 else {**configs, "best": self._config(best.params)}
+
+
+def _idle_cores() -> int:
+    """Cores that nobody uses at present: threads that share a core with other work are slower than fewer threads."""
+    cores = os.cpu_count() or 1
+    return max(1, round(cores - os.getloadavg()[0]))
 
 
 def _as_many_as_fit(resources: Resources) -> int:

@@ -7,6 +7,7 @@ OUT/STUDY/checkpoints/NNNN.pt unfinished and finished trials: what trains, newes
 OUT/STUDY/confirmation.json   trial 0 and the best on the report half
 OUT/STUDY/report_looks.jsonl  every look at the report half
 OUT/STUDY/driver.lock         held by the process that drives the search
+OUT/STUDY/ended               there once the search, its confirmation and its trackers' end are done
 """
 
 import json
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -32,6 +32,7 @@ from lttune.errors import StudyError, did_you_mean
 from lttune.spec.load import load_spec
 from lttune.spec.parameters import FloatRange, IntRange, Parameter, Scalar
 from lttune.spec.search import SearchSpec
+from lttune.spec.yaml_text import to_yaml
 from lttune.types import StudyResult, TrialResult
 
 # What a trial's report keeps beside its parameters, as Optuna user attributes.
@@ -65,6 +66,14 @@ class StudyFolder:
     def exists(self) -> bool:
         return self.spec_path.is_file()
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing is left to do, the trackers' end of the study included."""
+        return (self.path / "ended").is_file()
+
+    def mark_ended(self) -> None:
+        (self.path / "ended").touch()
+
     def checkpoint(self, number: int) -> Path:
         return self.path / "checkpoints" / f"{number:04d}.pt"
 
@@ -76,9 +85,9 @@ class StudyFolder:
         """
         self.refuse_existing()
         self.path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(spec.to_document(), sort_keys=False, width=120)
         with replacing(self.spec_path) as temporary:
-            temporary.write_text(f"# lttune resume {self.name}\n{text}")
+            text = f"# lttune resume {self.name}\n{to_yaml(spec.to_document())}"
+            temporary.write_text(text, encoding="utf-8")
 
     def refuse_existing(self) -> None:
         """Raise StudyError, with the command that continues it, where the folder holds a study."""
@@ -88,14 +97,14 @@ class StudyFolder:
                 "or name another one with --study."
             )
 
-    def load_spec(self) -> SearchSpec:
+    def load_spec(self, *, needs_files: bool = True) -> SearchSpec:
         """The resolved spec that the study was started with.
 
         Raises:
             StudyError: there is no such study.
         """
         self.require()
-        return load_spec(self.spec_path)
+        return load_spec(self.spec_path, needs_files=needs_files)
 
     def require(self) -> None:
         """Raise StudyError, with the nearest known name, where there is no such study."""
@@ -112,7 +121,8 @@ class StudyFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
+            # Another command that looks whether the study is driven holds the lock for a moment.
+            self._lock.acquire(timeout=1)
         except Timeout as error:
             raise StudyError(f"study '{self.name}' is driven by {self.holder()}; wait for it or stop it.") from error
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -191,7 +201,10 @@ class StudyStore:
             if is_new or not self._trials():
                 self._study.enqueue_trial(spec.defaults())
         else:
-            self._study = optuna.load_study(storage=storage, study_name=folder.name)
+            try:
+                self._study = optuna.load_study(storage=storage, study_name=folder.name)
+            except KeyError:  # its driver has not come to the first trial
+                self._study = optuna.create_study()
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
@@ -208,21 +221,24 @@ class StudyStore:
 
     def ask(self) -> int:
         """Create the next trial; its draws are a function of the search's seed and its number."""
-        self._seed_sampler(self.num_asked())
+        self._study.sampler = self._sampler(self.num_asked(), 0)
         return self._study.ask().number
 
     def parameters(self, number: int) -> dict[str, Scalar]:
         """The trial's sampled values; those that a killed driver had not drawn yet are drawn now."""
-        self._seed_sampler(number)
         trial = Trial(self._study, self._trial(number)._trial_id)
-        return {key: _suggest(trial, key, parameter) for key, parameter in self.spec.space.items()}
+        values: dict[str, Scalar] = {}
+        for position, (key, parameter) in enumerate(self.spec.space.items(), 1):
+            # A stream of its own for each parameter: what was drawn before a kill must not shift the rest.
+            self._study.sampler = self._sampler(number, position)
+            values[key] = _suggest(trial, key, parameter)
+        return values
 
-    def _seed_sampler(self, number: int) -> None:
-        seed = stream_seed(self.spec.search.seed, "sampler", number) % 2**32
+    def _sampler(self, number: int, position: int) -> optuna.samplers.BaseSampler:
+        seed = stream_seed(self.spec.search.seed, "sampler", number, position) % 2**32
         if self.spec.search.sampler == "random":
-            self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        else:
-            self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._trials()[number]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lttune.engine.assets import Assets
 from lttune.engine.config import Recipe, TrainConfig
+from lttune.engine.memory_file import memory_file
 from lttune.engine.run import TrainingRun
 from lttune.errors import AppliedConfigError, CacheError, InputError, NonFiniteLossError
 from lttune.losses import LOSSES
@@ -33,6 +34,23 @@ def config_of(method: str, config: TrainConfig) -> TrainConfig:
     return replace(config, method=method, loss=LOSSES[method].Hyperparameters())
 
 
+# What trains where a method does not train the classifier alone.
+FULL: dict[str, Recipe] = {
+    **dict.fromkeys(("cross_entropy", "ecm", "rog", "seesaw"), Recipe(parts="all", fidelity="full")),
+    "loce": Recipe(parts=("classifier", "box_regressor", "rpn", "mask_head"), fidelity="full"),
+}
+
+
+def full_config(method: str, config: TrainConfig) -> TrainConfig:
+    schedule = replace(config.schedule, epochs=1)
+    return replace(config_of(method, config), recipe=FULL[method], fidelity="full", schedule=schedule)
+
+
+def memory_of(run: TrainingRun) -> dict[str, Tensor]:
+    augmenter = run.detector.stages[0].loss.augmenter
+    return {} if augmenter is None else {name: tensor.clone() for name, tensor in augmenter.state_dict().items()}
+
+
 @pytest.mark.parametrize("method", sorted(LOSSES))
 def test_stopped_in_an_epoch_equals_unbroken(
     method: str, train_config: TrainConfig, assets: Assets, tmp_path: Path
@@ -51,24 +69,66 @@ def test_stopped_in_an_epoch_equals_unbroken(
     assert repr(without_times(unbroken)) == repr(without_times(resumed))
 
 
-def test_whole_detector_stopped_in_an_epoch_equals_unbroken(
-    train_config: TrainConfig, assets: Assets, tmp_path: Path
+@pytest.mark.parametrize("method", sorted(FULL))
+def test_on_images_stopped_in_an_epoch_equals_unbroken(
+    method: str, train_config: TrainConfig, assets: Assets, tmp_path: Path
 ) -> None:
-    config = replace(
-        config_of("cross_entropy", train_config),
-        recipe=Recipe(parts="all", fidelity="full"),
-        fidelity="full",
-        schedule=replace(train_config.schedule, epochs=1),
-    )
+    config = full_config(method, train_config)
     unbroken = TrainingRun(config, assets, judged_on=None)
     unbroken.advance()
     broken = TrainingRun(config, assets, judged_on=None)
-    broken.advance(max_iters=2)
-    broken.save(tmp_path / "run.pt")
+    for _ in range(2):
+        broken.advance(max_iters=1)
+        broken.save(tmp_path / "run.pt")
     resumed = TrainingRun(config, assets, judged_on=None)
     resumed.restore(tmp_path / "run.pt")
+    assert resumed.step == 2
     resumed.advance()
     assert_same(state_of(unbroken), state_of(resumed))
+    assert_same(memory_of(unbroken), memory_of(resumed))
+    assert bool(memory_of(resumed)) == (method == "loce")
+    # The checkpoint, and of a memory the newest file alone.
+    assert len(list(tmp_path.iterdir())) == 1 + (method == "loce")
+
+
+def test_checkpoint_without_its_memory_is_refused(train_config: TrainConfig, assets: Assets, tmp_path: Path) -> None:
+    config = full_config("loce", train_config)
+    run = TrainingRun(config, assets, judged_on=None)
+    run.advance(max_iters=0)
+    run.save(tmp_path / "run.pt")
+    memory_file(tmp_path / "run.pt", 0).unlink()
+    other = TrainingRun(config, assets, judged_on=None)
+    with pytest.raises(CacheError, match=r"run\.memory-0\.pt: not a readable checkpoint"):
+        other.restore(tmp_path / "run.pt")
+
+
+def test_warm_start_happens_once_and_moves_no_parameter(
+    train_config: TrainConfig, assets: Assets, tmp_path: Path
+) -> None:
+    config = full_config("loce", train_config)
+    run = TrainingRun(config, assets, judged_on=None)
+    before = state_of(run)
+    run.advance(max_iters=0)
+    assert run.step == 0
+    assert run.seconds > 0
+    moved = {name for name, tensor in state_of(run).items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if name.endswith("loss.mean_score")}
+    trained = {name for name, part in run.detector.parts.items() if any(p.requires_grad for p in part.parameters())}
+    assert trained == set(run.trained_parts)
+    run.save(tmp_path / "run.pt")
+    resumed = TrainingRun(config, assets, judged_on=None)
+    resumed.restore(tmp_path / "run.pt")
+    warm, memory = state_of(resumed), memory_of(resumed)
+    resumed.advance(max_iters=0)
+    assert_same(warm, state_of(resumed))
+    assert_same(memory, memory_of(resumed))
+
+
+def test_memory_of_a_moving_box_head_is_refused(train_config: TrainConfig, assets: Assets) -> None:
+    config = replace(full_config("loce", train_config), recipe=Recipe(parts="all", fidelity="full"))
+    with pytest.raises(InputError, match="loce keeps a memory of box-head outputs, but trains backbone"):
+        TrainingRun(config, assets)
+    TrainingRun(replace(config, loss=LOSSES["loce"].Hyperparameters(has_memory=False)), assets, judged_on=None)
 
 
 def test_only_the_classifier_moves(train_config: TrainConfig, assets: Assets) -> None:

@@ -179,3 +179,9 @@ def test_memory_reads_the_mean_scores_of_its_own_loss(frequencies):
 
 def test_memory_is_optional(frequencies):
     assert build_loss("loce", num_classes=1, frequencies=frequencies([3]), has_memory=False).augmenter is None
+
+
+def test_images_before_training_fill_a_queue(frequencies):
+    loss = build_loss("loce", num_classes=1, frequencies=frequencies([3]))
+    assert loss.num_warm_images == 5
+    assert build_loss("loce", num_classes=1, frequencies=frequencies([3]), queue_size=32).num_warm_images == 2

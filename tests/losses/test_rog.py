@@ -35,6 +35,7 @@ def test_any_other_loss_keeps_its_terms_and_scores(build, name):
     assert terms == plain_terms
     assert torch.equal(rog.scores(logits), plain.scores(logits))
     assert (rog.augmenter is None) == (plain.augmenter is None)
+    assert rog.num_warm_images == plain.num_warm_images
 
 
 def test_counts_include_the_batch_and_forget_by_their_momentum(build):
