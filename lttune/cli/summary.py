@@ -1,5 +1,6 @@
 """What is said at the end of a search: what was found, and whether it is more than chance."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,7 @@ def _confirmation_table(part: Mapping[str, Any], best: int) -> Table:
     table.add_row("stage-1 model as it is", *(number(part["stage1"][name]) for name in HEADLINE))
     for key, title in (("trial_0", "trial 0: published values"), ("best", f"trial {best}: best of the search")):
         if key in part:
-            table.add_row(title, *(f"{part[key][n]['mean']:.1f} ± {part[key][n]['std']:.1f}" for n in HEADLINE))
+            table.add_row(title, *(_spread(part[key][n]) for n in HEADLINE))
     if "difference" in part:
         found = part["difference"]
         table.add_row(
@@ -72,5 +73,9 @@ def verdict(part: Mapping[str, Any], best: int) -> str:
     return f"AP: trial {best} is {abs(found['mean']):.1f} {more} trial 0 (five paired seeds, interval without 0)."
 
 
+def _spread(found: Mapping[str, float]) -> str:
+    return f"{number(found['mean'])} ± {number(found['std'])}"
+
+
 def _signed(value: float) -> str:
-    return f"{value:+.1f}"
+    return "–" if math.isnan(value) else f"{value:+.1f}"

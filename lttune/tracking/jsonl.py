@@ -53,12 +53,14 @@ class JsonlTracker(Tracker):
             return
         since, params, first_tags = self._started.pop(number, (None, {}, NOTHING))
         all_tags = {**first_tags, **tags}
+        # A resumed trial knows its own time; this driver has seen only a part of it.
+        seconds = metrics.get("seconds", None if since is None else round(time.monotonic() - since, 3))
         record: dict[str, object] = {
             "number": number,
             "state": state,
             "params": params,
-            "metrics": finite(metrics),
-            "seconds": None if since is None else round(time.monotonic() - since, 3),
+            "metrics": finite({name: value for name, value in metrics.items() if name != "seconds"}),
+            "seconds": seconds,
             **{field: all_tags.pop(field, None) for field in FIELDS},
             "tags": all_tags,
         }
