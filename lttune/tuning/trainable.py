@@ -11,7 +11,7 @@ from ray import tune
 
 from lttune.engine.assets import Assets
 from lttune.engine.config import Recipe, TrainConfig
-from lttune.errors import CacheError, TrialError
+from lttune.errors import CacheError, InputError, TrialError
 from lttune.spec.parameters import Scalar
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class MethodTrainable(tune.Trainable):
             self._applied = self._run.prove_applied(self._job.params)
             if self._checkpoint.exists():
                 self._resume(self._run)
-        except TrialError as error:
+        except (TrialError, InputError) as error:
             self._failure = str(error)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
