@@ -1,10 +1,11 @@
 """Ray on this machine: quiet, one thread per trial process, gone when the search is."""
 
 import logging
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 
 import ray
@@ -23,21 +24,34 @@ WORKER_ENVIRONMENT = {
 
 
 @contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the length of the block."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
 def local_ray(*, num_cpus: int | None = None) -> Iterator[None]:
     """A Ray of our own for the length of the block, behind a token, whatever RAY_ADDRESS says."""
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     is_main = threading.current_thread() is threading.main_thread()
     on_terminate = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        logging_level=logging.CRITICAL,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
-    )
+    # Workers inherit these: a runtime environment would do the same, but Ray starts no worker ahead of time for one.
+    with _environment(WORKER_ENVIRONMENT):
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.CRITICAL,
+        )
     if is_main and callable(on_terminate):
         # Ray puts its own handler in the place of the caller's.
         signal.signal(signal.SIGTERM, on_terminate)
