@@ -192,6 +192,13 @@ class _Search:
     def _config(self, params: Mapping[str, Scalar]) -> TrainConfig:
         return self._spec.resolve(params, self._recipe)
 
+    def _config_if_any(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
+        """A trial's configuration as plain values; empty where its values do not go together."""
+        try:
+            return self._config(params).to_dict()
+        except InputError:
+            return {}
+
     def _start_trackers(self, store: StudyStore) -> None:
         spec = self._spec
         tags = {
@@ -210,8 +217,12 @@ class _Search:
             )
             # A driver that was killed between the storage and the trackers left these out.
             for trial in (trial for trial in ended if trial.number not in known):
-                config = self._config(trial.params).to_dict()
-                tracker.start_trial(trial.number, params=trial.params, config=config, tags={"method": spec.method})
+                tracker.start_trial(
+                    trial.number,
+                    params=trial.params,
+                    config=self._config_if_any(trial.params),
+                    tags={"method": spec.method},
+                )
                 StudyCallback.end_in(tracker, trial)
 
     def _tune(self, store: StudyStore, assets: Assets) -> None:
