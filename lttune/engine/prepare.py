@@ -115,7 +115,7 @@ def _stage1_weights(config: TrainConfig, assets: Assets, cache: Path, progress: 
 def _features(config: TrainConfig, assets: Assets, cache: Path, progress: Progress) -> Path:
     assert assets.stage1_weights is not None
     identity = {
-        "format": _FORMAT,
+        "format": 2,
         "weights": file_digest(Path(assets.stage1_weights)),
         "train_annotations": file_digest_once(assets.train_annotations),
         "val_annotations": file_digest_once(assets.val_annotations),

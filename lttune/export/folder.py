@@ -213,7 +213,7 @@ Method `{config.method}`, detector `{config.detector.name}`, found at fidelity `
 {rows}
 
 At most {config.evaluation.max_dets} detections per image. The search selected on `tune`; `report` was kept from it.
-These values are measured with the weights of this folder on the images; the search's own, on float16 features of the
+These values are measured with the weights of this folder on the images; the search's own, on cached features of the
 frozen trunk, are in `provenance.json` and may differ in the last digits.
 
 Differs from the published recipe:

@@ -148,8 +148,8 @@ def test_cached_and_live_trunks_draw_the_same_rows(train_config: TrainConfig, as
         run.advance()
     first, second = (run.detector.parts["classifier"].state_dict() for run in (cached, live))
     for name in first:
-        # float16 features are all that differs.
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=2e-3)
+        # Images were grouped into other batches, which rounds sums otherwise.
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4)
     assert cached.history[-1].metrics["AP"] == pytest.approx(live.history[-1].metrics["AP"], abs=0.05)
 
 
