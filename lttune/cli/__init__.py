@@ -1,5 +1,6 @@
 """The `lttune` command. Each command lives in a module of its own that is imported when it is called."""
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -77,6 +78,11 @@ def main() -> None:
     except LttuneError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            click.echo("Error: the disk is full; free some space. A search goes on with: lttune resume STUDY", err=True)
+            sys.exit(2)
+        if not isinstance(error, PermissionError):
+            raise
         click.echo(f"Error: {error.filename}: {error.strerror}; choose another folder.", err=True)
         sys.exit(2)

@@ -88,6 +88,7 @@ def test_every_fault_of_a_file_is_shown(lttune: Run, tmp_path: Path) -> None:
     [
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
         (StudyError("held"), 2, "Error: held\n"),
+        (OSError(28, "No space left on device"), 2, "Error: the disk is full; free some space. A search goes on with"),
         (PermissionError(13, "Permission denied", "/there"), 2, "Error: /there: Permission denied; choose another"),
     ],
 )
