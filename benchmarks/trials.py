@@ -1,9 +1,11 @@
-"""One ACSL trial on cached features against the same trial with the live frozen trunk, and stage 1's speed.
+"""A trial of a method on cached features against one on images, and stage 1's speed.
 
-python -m benchmarks.trials [--out FOLDER] [--runs 3]
+python -m benchmarks.trials [--method loce] [--out FOLDER] [--runs 3]
 
-Both trials train the same RoIs with the same seed, evaluate the tune half after each epoch, and run in this process on
-one thread, so that CPU seconds compare. FOLDER keeps data, stage 1 and features for another run.
+Both trials run trial 0 with the same seed in this process on one thread, so that CPU seconds compare. ACSL, the
+default, trains the same RoIs in both, its features cached or from the live frozen trunk, and evaluates each epoch. Of
+other methods, the trial on images is the published recipe as the setting has it, and the cached one trains the heads
+that stand on box features alone. FOLDER keeps data, stage 1 and caches for another run.
 """
 
 import argparse
@@ -24,9 +26,10 @@ from lttune.engine.prepare import prepare
 from lttune.engine.run import TrainingRun
 from lttune.engine.stage1 import stage1_config
 from lttune.spec.load import load_spec
-from trainables import TRAINABLES
+from trainables import recipe_of
 
 _STAGE1_ITERS = 40
+_METHODS = ("acsl", "ecm", "loce", "logit_adjustment", "rog", "seesaw")
 
 
 def _say(what: str, done: int, total: int) -> None:
@@ -62,41 +65,64 @@ def _stage1_images_per_s(config: TrainConfig, assets: Assets, num_threads: int) 
     return _STAGE1_ITERS * run.config.schedule.batch_size / (time.monotonic() - began)
 
 
-def measure(cache: Path, num_runs: int) -> None:
-    """Print everything."""
-    spec = load_spec("acsl")
-    config = spec.resolve(spec.defaults(), TRAINABLES["acsl"].recipe("acsl"))
+def _config(method: str, fidelity: str) -> TrainConfig:
+    """Trial 0 of a method on the embedded data."""
+    spec = load_spec(method, overrides={"fidelity": fidelity}, recipe_of=recipe_of)
+    return spec.resolve(spec.defaults())
+
+
+def _told(what: str, config: TrainConfig) -> str:
+    parts = config.recipe.parts
+    return f"{what} ({parts if parts == 'all' else ', '.join(parts)}; {config.schedule.epochs} epochs)"
+
+
+def measure_stage1(cache: Path, num_runs: int) -> None:
+    """Print stage 1's speed by number of threads."""
+    config = _config("acsl", "cached")
     assets = prepare(config, cache, _say, num_threads=os.cpu_count())
     for num_threads in range(1, (os.cpu_count() or 1) + 1):
         rates = [_stage1_images_per_s(config, assets, num_threads) for _ in range(num_runs)]
         spread = f"{min(rates):.1f} to {max(rates):.1f}"
         print(f"stage 1, {num_threads} thread(s): {median(rates):.1f} images per second ({spread})", flush=True)
+
+
+def measure_trials(method: str, cache: Path, num_runs: int) -> None:
+    """Print what a trial costs and gives, cached and on images."""
+    config, on_images = _config(method, "cached"), _config(method, "full")
+    assets = prepare(config, cache, _say, num_threads=os.cpu_count())
     torch.set_num_threads(1)
     _trial(config, assets)  # reads and indexes what later trials share
     cached = [_trial(config, assets) for _ in range(num_runs)]
     cached_times = [seconds for seconds, _ in cached]
-    spread = f"{min(cached_times):.2f} to {max(cached_times):.2f}"
-    print(f"trial, cached features:   {median(cached_times):8.2f} CPU s ({spread}, {num_runs} runs)", flush=True)
-    live_time, live = _trial(replace(config, fidelity="full"), assets)
-    print(f"trial, live frozen trunk: {live_time:8.2f} CPU s (1 run)")
+    spread = f"{min(cached_times):.2f} to {max(cached_times):.2f}, {num_runs} runs"
+    print(f"{_told('trial on cached features', config)}: {median(cached_times):.2f} CPU s ({spread})", flush=True)
+    live_time, live = _trial(on_images, assets)
+    print(f"{_told('trial on images', on_images)}: {live_time:.2f} CPU s (1 run)")
     ratios = sorted(live_time / seconds for seconds in cached_times)
     print(f"ratio {live_time / median(cached_times):.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f})")
     for name in ("AP", "AP_r", "AP_c", "AP_f"):
         first, second = cached[0][1][name], live[name]
-        print(f"{name:<5} cached {first:.3f}   live {second:.3f}   difference {first - second:+.3f}")
+        print(f"{name:<5} cached {first:.3f}   on images {second:.3f}   difference {first - second:+.3f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=_METHODS, default="acsl")
     parser.add_argument("--out", type=Path, help="folder whose cache is used and kept")
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}")
+
+    def measure(cache: Path) -> None:
+        if arguments.method == "acsl":
+            measure_stage1(cache, arguments.runs)
+        measure_trials(arguments.method, cache, arguments.runs)
+
     if arguments.out:
-        measure(arguments.out / "cache", arguments.runs)
+        measure(arguments.out / "cache")
     else:
         with TemporaryDirectory() as folder:
-            measure(Path(folder), arguments.runs)
+            measure(Path(folder))
 
 
 if __name__ == "__main__":

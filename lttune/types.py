@@ -42,10 +42,11 @@ class Annotations:
     annotation_category: IntArray  # (A,)
     boxes_xywh: FloatArray  # (A, 4)
     areas: FloatArray  # (A,) square pixels
-    is_ignored: npt.NDArray[np.bool_]  # (A,) the optional `ignore` field
+    is_ignored: npt.NDArray[np.bool_]  # (A,) the optional `ignore` field, and `iscrowd` in COCO's format
     segmentations: Sequence[Any]  # (A,) as in the file: polygons, RLE, or None
     negative: IntArray  # (n, 2) pairs (image, category) of neg_category_ids
     not_exhaustive: IntArray  # (n, 2) pairs (image, category) of not_exhaustive_category_ids
+    is_exhaustive: bool = False  # every image was searched for every category, as in COCO
 
     @property
     def num_images(self) -> int:
@@ -80,10 +81,25 @@ class Annotations:
             boxes_xywh=self.boxes_xywh[kept],
             areas=self.areas[kept],
             is_ignored=self.is_ignored[kept],
-            segmentations=[self.segmentations[int(i)] for i in kept],
+            segmentations=_Picked(self.segmentations, kept),
             negative=pairs(self.negative),
             not_exhaustive=pairs(self.not_exhaustive),
+            is_exhaustive=self.is_exhaustive,
         )
+
+
+class _Picked(Sequence[Any]):
+    """Some rows of a sequence, read when they are asked for: unpacked, those of a large file would fill the memory."""
+
+    def __init__(self, rows: Sequence[Any], picked: IntArray) -> None:
+        self._rows = rows
+        self._picked = picked
+
+    def __len__(self) -> int:
+        return len(self._picked)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._rows[int(self._picked[i])]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,6 +109,8 @@ class CategoryFrequencies:
     image_count: torch.Tensor  # (C,) int64, images that contain the category
     instance_count: torch.Tensor  # (C,) int64, annotations of the category
     group: torch.Tensor  # (C,) int64, 0 rare (1-10 images), 1 common (11-100), 2 frequent
+    # (C,) float64, annotations, each as often as repeat factor sampling shows its image; None where not known
+    repeated_instance_count: torch.Tensor | None = None
 
     @property
     def num_categories(self) -> int:

@@ -2,12 +2,14 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lttune.errors import SpecError
 from lttune.spec.load import load_spec
 from lttune.spec.search import SearchSpec
+from trainables import recipe_of
 
 FOLDER = Path(str(files("search_spaces")))
 SPACES = sorted(FOLDER.glob("*.yaml"))
@@ -21,10 +23,10 @@ def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def load(source: str, data_root: Path, **options: str) -> SearchSpec:
+def load(source: str, data_root: Path, **options: Any) -> SearchSpec:
     """Loads a spec; data that a setting names are made as empty files first."""
     try:
-        return load_spec(source, data_root=data_root, **options)  # type: ignore[arg-type]
+        return load_spec(source, data_root=data_root, recipe_of=recipe_of, **options)
     except SpecError as error:
         for line in str(error).splitlines():
             _, is_missing, rest = line.partition("there is no ")
@@ -35,22 +37,26 @@ def load(source: str, data_root: Path, **options: str) -> SearchSpec:
             (made if kind == "folder" else made.parent).mkdir(parents=True, exist_ok=True)
             if kind == "file":
                 made.touch()
-        return load_spec(source, data_root=data_root, **options)  # type: ignore[arg-type]
+        return load_spec(source, data_root=data_root, recipe_of=recipe_of, **options)
 
 
 def build_all(spec: SearchSpec) -> None:
-    defaults = spec.defaults()
-    config = spec.resolve(defaults)
-    assert config.method == spec.method
-    assert set(defaults) == set(spec.space)
-    for key, parameter in spec.space.items():
-        for end in parameter.ends:
-            assert spec.resolve({**defaults, key: end}) == spec.resolve({**defaults, key: end})
+    sampled = set()
+    for method, defaults in zip(spec.methods, spec.initial(), strict=True):
+        assert spec.resolve(defaults).method == method
+        for draw in spec.draws():
+            if draw.key != "method" and draw.is_active(defaults):
+                sampled.add(draw.name)
+                for end in draw.parameter.ends:
+                    assert spec.resolve({**defaults, draw.key: end}) == spec.resolve({**defaults, draw.key: end})
+    assert sampled == {draw.name for draw in spec.draws()} - {"method"}
 
 
 def test_there_are_some() -> None:
-    assert "acsl" in {path.stem for path in SPACES}
-    assert "glyphs" in {path.stem for path in SETTINGS}
+    assert {"acsl", "all", "baseline", "ecm", "loce", "rog", "seesaw"} <= {path.stem for path in SPACES}
+    assert {"glyphs", "glyphs_lvis", "lvis_v05_r50_mmdet_1x", "lvis_v1_r50_mmdet_1x"} <= {
+        path.stem for path in SETTINGS
+    }
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
@@ -60,11 +66,42 @@ def test_search_space(path: Path, data_root: Path) -> None:
     build_all(by_name)
 
 
+@pytest.mark.parametrize("space", ["acsl", "loce", "ecm"])
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.stem)
-def test_setting(path: Path, data_root: Path) -> None:
-    spec = load("acsl", data_root, on=path.stem)
+def test_setting(path: Path, space: str, data_root: Path) -> None:
+    spec = load(space, data_root, on=path.stem)
     assert spec.on.description
     build_all(spec)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SETTINGS if path.stem.startswith("lvis")], ids=lambda path: path.stem
+)
+def test_a_setting_tells_how_long_it_is_and_that_nobody_has_run_it(path: Path, data_root: Path) -> None:
+    notes = load("ecm", data_root, on=path.stem).notes()
+    assert notes[0] == "not verified on LVIS: nobody has run this setting to its end"
+    assert any("iterations of 16" in note for note in notes)
+    assert f"--on {path.stem}" in path.read_text()
+
+
+def test_detectron2s_1x_is_180000_iterations(data_root: Path) -> None:
+    spec = load("ecm", data_root, on="lvis_v1_r50_d2_1x")
+    assert "ecm: 36 epochs, 180,000 iterations of 16, 2,880,000 images" in spec.notes()
+    assert spec.resolve({}).sampler.rounding == "stochastic"
+
+
+def test_the_exploration_samples_what_the_methods_own_spaces_do(data_root: Path) -> None:
+    """The same ranges and defaults, but for a sharp step of ROG's."""
+    every = load("all", data_root)
+    for method in every.methods:
+        baseline = method in {"cross_entropy", "sigmoid_cross_entropy"}
+        own = load("baseline", data_root, overrides={"method": method}) if baseline else load(method, data_root)
+        of_method = {"method": method, **every.defaults(method)}
+        shared = {draw.key: draw.parameter for draw in every.draws() if draw.is_active(of_method)}
+        assert shared.keys() - {"method", "loss.step"} == own.space.keys(), method
+        for key, parameter in own.space.items():
+            assert shared[key].model_copy(update={"when": parameter.when}) == parameter, (method, key)
+        assert every.resolve(of_method) == own.resolve(own.defaults()), method
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)

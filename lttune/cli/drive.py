@@ -17,7 +17,7 @@ from lttune.tracking.jsonl import JsonlTracker
 from lttune.tracking.mlflow import MlflowTracker
 from lttune.tuning.search import resume_search, run_search
 from lttune.tuning.study import StudyFolder
-from trainables import TRAINABLES
+from trainables import recipe_of, trainable_for
 
 
 def store_uri(out: Path) -> str:
@@ -45,7 +45,7 @@ def drive(folder: StudyFolder, out: Path, spec: SearchSpec | None, *, as_json: b
     Returns:
         The exit code: 0, or 1 where no trial is COMPLETE.
     """
-    method = (spec or folder.load_spec(needs_files=False)).method
+    methods = (spec or folder.load_spec(needs_files=False, recipe_of=recipe_of)).methods
     cache = out.absolute() / "cache"
 
     def open_trackers(path: Path) -> list[Tracker]:
@@ -55,7 +55,7 @@ def drive(folder: StudyFolder, out: Path, spec: SearchSpec | None, *, as_json: b
     try:
         with _terminable(), choose_view() as view:
             how: Any = {
-                "trainable": TRAINABLES[method],
+                "trainable": trainable_for(methods),
                 "cache": cache,
                 "open_trackers": open_trackers,
                 "listener": view,

@@ -1,45 +1,60 @@
-"""`lttune export`: the best configuration and its weights."""
+"""`lttune export`: a trial as files that other work goes on from."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lttune.cli.options import OUT_OPTION
 
 
+def _number(_: Any, __: Any, value: str) -> Any:
+    if value != "best" and not value.isdigit():
+        raise click.BadParameter(f"'{value}' is not a trial; use its number, or best.")
+    return value if value == "best" else int(value)
+
+
 @click.command()
 @click.argument("study")
 @OUT_OPTION
-@click.option("--trial", default="best", show_default=True, metavar="best|N", help="Which trial.")
+@click.option("--trial", default="best", show_default=True, metavar="best|N", callback=_number, help="Which trial.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to write; new or empty.")
-def command(study: str, out: Path, trial: str, to: Path) -> int:
-    """Write a trial's configuration, weights and metrics to a folder that stands alone."""
+@click.option(
+    "--format",
+    type=click.Choice(["lttune", "detectron2", "mmdet"]),
+    default="lttune",
+    show_default=True,
+    help="For whom.",
+)
+@click.option("--on", metavar="SETTING", help="Write the values for another setting; needs --transfer.")
+@click.option("--transfer", is_flag=True, help="Write values for what they were not found on, and say so in the file.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where relative data paths start; else LTTUNE_DATA.")
+def command(
+    study: str, out: Path, trial: Any, to: Path, format: Any, on: str | None, transfer: bool, data_root: Path | None
+) -> int:
+    """Write a trial to a folder that stands alone: for lttune with weights and metrics, for detectron2's training
+    script, or for the official repository of its method, all of which are mmdetection's."""
+    from lttune.api.exporting import export_best
     from lttune.cli.view import HEADLINE, choose_view, number
-    from lttune.engine.prepare import prepare
-    from lttune.export.folder import check_export, export_trial
-    from lttune.tuning.study import find_study
-    from trainables import TRAINABLES
 
-    folder = find_study(study, out)
-    spec = folder.load_spec()
-    chosen = folder.read_trial(spec, trial)
-    checkpoint = folder.checkpoint(chosen.number)
-    check_export(chosen, study=folder.name, checkpoint=checkpoint, to=to)
-    recipe = TRAINABLES[spec.method].recipe(spec.method)
     with choose_view() as view:
-        config = spec.resolve(chosen.params, recipe)
-        assets = prepare(config, out.absolute() / "cache", view.progress)
-        folder.look_at_report(by="export", what=f"trial {chosen.number} to {to.name}")
-        metrics = export_trial(
-            spec,
-            chosen,
-            study=folder.name,
-            recipe=recipe,
-            assets=assets,
-            checkpoint=checkpoint,
-            to=to,
+        made = export_best(
+            study,
+            to,
+            trial=trial,
+            format=format,
+            on=on,
+            transfer=transfer,
+            out=out,
+            data_root=data_root,
             progress=view.progress,
         )
-    found = ", ".join(f"{name} {number(metrics['report'][name], 2)}" for name in HEADLINE)
-    click.echo(f"Trial {chosen.number} of {folder.name} is in {to}; on the report half: {found}")
+    if made.left_out:
+        click.echo("Not in it, or not the same there:")
+        for line in made.left_out:
+            click.echo(f"  {line}")
+    found = ""
+    if made.metrics is not None:
+        found = "; on the report half: " + ", ".join(f"{n} {number(made.metrics['report'][n], 2)}" for n in HEADLINE)
+    click.echo(f"Trial {made.trial} of {Path(study).name} is in {to}{found}")
     return 0

@@ -59,16 +59,13 @@ def load_runnable(source: str, *, on: str | None, overrides: Mapping[str, str], 
     """
     from lttune.errors import SpecError, did_you_mean
     from lttune.spec.load import load_spec
-    from trainables import TRAINABLES
+    from trainables import TRAINABLES, recipe_of
 
-    spec = load_spec(source, on=on, overrides=overrides, data_root=data_root)
-    if spec.method not in TRAINABLES:
-        hint = did_you_mean(spec.method, sorted(TRAINABLES))
-        raise SpecError(f"{source}: method: '{spec.method}' is a loss without a trainable.{hint}")
-    try:
-        spec.resolve(spec.defaults(), TRAINABLES[spec.method].recipe(spec.method))
-    except SpecError as error:
-        raise SpecError(f"{source}: {error}") from error
+    spec = load_spec(source, on=on, overrides=overrides, data_root=data_root, recipe_of=recipe_of)
+    for method in spec.methods:
+        if method not in TRAINABLES:
+            hint = did_you_mean(method, sorted(TRAINABLES))
+            raise SpecError(f"{source}: method: '{method}' is a loss without a trainable.{hint}")
     return spec
 
 

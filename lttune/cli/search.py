@@ -35,4 +35,10 @@ def command(
     given = {"search.trials": trials, "search.seed": seed, "detector.backend": backend}
     overrides = {**overrides, **{key: str(value) for key, value in given.items() if value is not None}}
     loaded = load_runnable(spec, on=on, overrides=overrides, data_root=data_root)
+    if len(loaded.methods) > 1:
+        click.echo(
+            f"{len(loaded.methods)} methods in one search: an exploration, not a ranking, since methods get different "
+            "numbers of trials. To rank them, search each by itself and use: lttune compare",
+            err=True,
+        )
     return drive(find_study(study or Path(spec).stem, out), out, loaded, as_json=as_json)

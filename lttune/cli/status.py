@@ -15,6 +15,7 @@ def command(study: str | None, out: Path, as_json: bool) -> int:
     """Show the trials of a study, running or not; without STUDY, list the studies of OUT."""
     from lttune.cli.view import page, trial_table
     from lttune.tuning.study import StudyStore, find_study, known_studies
+    from trainables import recipe_of
 
     if study is None:
         names = [folder.name for folder in known_studies(out)]
@@ -24,7 +25,7 @@ def command(study: str | None, out: Path, as_json: bool) -> int:
             click.echo("\n".join(names) if names else f"There is no study in {out}. Start one: lttune search acsl")
         return 0
     folder = find_study(study, out)
-    spec = folder.load_spec(needs_files=False)
+    spec = folder.load_spec(needs_files=False, recipe_of=recipe_of)
     result = StudyStore(folder, spec, is_driver=False).results()
     if as_json:
         print_json(result_document(result))
@@ -34,7 +35,7 @@ def command(study: str | None, out: Path, as_json: bool) -> int:
     ended = sum(trial.state != "RUNNING" for trial in result.trials)
     if folder.is_driven():
         state = f"driven by {folder.holder()}"
-    elif ended < spec.search.trials or not folder.confirmation.exists():
+    elif not folder.is_ended:
         state = f"broken off; go on with: lttune resume {folder.name}"
     else:
         state = "the search is complete"

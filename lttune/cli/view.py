@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,9 @@ _STATE_STYLES = {"COMPLETE": "green", "RUNNING": "cyan", "PRUNED": "yellow", "FA
 
 def number(value: float | None, digits: int = 1) -> str:
     """A metric for a table; a dash where it is undefined."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # plus 0, so that no "-0.0" is left
 
 
 def value_text(value: Any) -> str:
@@ -49,12 +52,14 @@ class _Watched:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.study, self.metric, self.mode = "", "AP", "max"
-        self.num_trials, self.epochs, self.num_earlier = 0, 0, 0
+        self.num_trials, self.num_earlier = 0, 0
+        self.epochs: int | None = None
+        self.epochs_of: dict[int, int] = {}
         self.search_began = self.began
         self.results: dict[int, TrialResult] = {}
         self.running: dict[int, tuple[Mapping[str, Any], int, Mapping[str, float], float]] = {}
 
-    def start(self, study: str, trials: int, epochs: int, metric: str, mode: str, finished: StudyResult) -> None:
+    def start(self, study: str, trials: int, epochs: int | None, metric: str, mode: str, finished: StudyResult) -> None:
         self.study, self.num_trials, self.epochs, self.metric, self.mode = study, trials, epochs, metric, mode
         self.search_began = time.monotonic()
         self.results = {trial.number: trial for trial in finished.trials if trial.state != "RUNNING"}
@@ -103,12 +108,13 @@ class LiveView:
         self._bars.update(self._tasks[what], completed=done, total=total)
 
     def search_starts(
-        self, *, study: str, trials: int, epochs: int, metric: str, mode: str, finished: StudyResult
+        self, *, study: str, trials: int, epochs: int | None, metric: str, mode: str, finished: StudyResult
     ) -> None:
         self._watched.start(study, trials, epochs, metric, mode, finished)
         self._shows_table = True
 
-    def trial_starts(self, number: int, params: Mapping[str, Any]) -> None:
+    def trial_starts(self, number: int, params: Mapping[str, Any], *, epochs: int) -> None:
+        self._watched.epochs_of[number] = epochs
         self._watched.running[number] = (params, 0, {}, time.monotonic())
 
     def trial_reports(self, number: int, epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
@@ -140,14 +146,19 @@ class LiveView:
         shown = sorted(rows)[-room:]
         if best and best.number not in shown:
             shown = [best.number, *shown[1:]]
-        epochs = {n: epoch for n, (_, epoch, _, _) in watched.running.items()}
-        epochs |= {n: watched.epochs for n in shown if rows[n].state == "COMPLETE"}
         return trial_table(
             [rows[n] for n in shown],
             best=best.number if best else None,
-            epochs={n: f"{epochs[n]}/{watched.epochs}" for n in shown if n in epochs},
+            epochs={n: self._epochs_text(n, rows[n].state) for n in shown},
             width=self._console.width,
         )
+
+    def _epochs_text(self, n: int, state: str) -> str:
+        """`3/8`; empty where a trial was stopped, or ended before this command and may have had any number."""
+        watched = self._watched
+        of = watched.epochs_of.get(n, watched.epochs)
+        done = of if state == "COMPLETE" else watched.running[n][1] if n in watched.running else None
+        return "" if of is None or done is None else f"{done}/{of}"
 
     def _footer(self) -> Text:
         watched = self._watched
@@ -183,13 +194,14 @@ class PlainView:
             self._say(f"{what}: {done} of {total}")
 
     def search_starts(
-        self, *, study: str, trials: int, epochs: int, metric: str, mode: str, finished: StudyResult
+        self, *, study: str, trials: int, epochs: int | None, metric: str, mode: str, finished: StudyResult
     ) -> None:
         self._watched.start(study, trials, epochs, metric, mode, finished)
         earlier = f", {self._watched.num_earlier} of them finished" if self._watched.num_earlier else ""
-        self._say(f"study {study}: {trials} trials of {epochs} epochs{earlier}")
+        each = f" of {epochs} epoch{'s' if epochs > 1 else ''}" if epochs else ""
+        self._say(f"study {study}: {trials} trials{each}{earlier}")
 
-    def trial_starts(self, number: int, params: Mapping[str, Any]) -> None:
+    def trial_starts(self, number: int, params: Mapping[str, Any], *, epochs: int) -> None:
         names = short_names(list(params))
         values = ", ".join(f"{names[key]} {value_text(value)}" for key, value in params.items())
         self._say(f"trial {number} starts: {values}")
@@ -220,7 +232,9 @@ def trial_table(
     for name in HEADLINE:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    # Where methods differ in what they sample, what most trials share comes first: the method, the learning rate.
+    counts = Counter(key for trial in trials for key in trial.params)
+    keys = sorted(counts, key=lambda key: -counts[key])
     names = short_names(keys)
     width -= 47 + 7 * (epochs is not None)
     for key in list(keys):

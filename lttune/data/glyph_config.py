@@ -1,7 +1,7 @@
 """What shapes the glyph dataset. Worker processes start from here, so this module and what they need avoid torch."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class GlyphConfig:
         num_categories: up to 1203.
         num_train_images: a third of them hold the most frequent category, two the rarest; the share is smaller where
             many categories would crowd the images.
+        counts: how often categories occur: `log_spaced` from the most frequent to the rarest, or `lvis_v1`, the shares
+            of the categories of LVIS v1, its most frequent first, scaled to so many images as these hold well.
         num_val_images: images of `val`.
         size_px: side of the square images.
         seed: of every draw.
@@ -47,6 +49,7 @@ class GlyphConfig:
     num_categories: int = 60
     num_train_images: int = 1500
     num_val_images: int = 400
+    counts: Literal["log_spaced", "lvis_v1"] = "log_spaced"
     size_px: int = 160
     seed: int = 0
     val: Literal["balanced", "longtail"] = "balanced"
@@ -67,6 +70,7 @@ class GlyphConfig:
         self._require("num_val_images", self.num_val_images >= 2, "at least 2")
         self._require("size_px", 64 <= self.size_px <= 4096, "64 to 4096")
         self._require("seed", self.seed >= 0, "0 or more")
+        self._require("counts", self.counts in ("log_spaced", "lvis_v1"), "log_spaced or lvis_v1")
         self._require("val", self.val in ("balanced", "longtail"), "balanced or longtail")
         self._require("min_glyph", 0.1 <= self.min_glyph <= 1, "0.1 to 1")
         self._require("max_glyph", self.min_glyph <= self.max_glyph <= 1, f"min_glyph ({self.min_glyph}) to 1")
@@ -83,6 +87,13 @@ class GlyphConfig:
         for name, needed in (("num_train_images", train_needs), ("num_val_images", val_needs)):
             enough = f"at least {needed} for {self.num_categories} categories"
             self._require(name, getattr(self, name) >= needed, enough)
+
+    def identity(self) -> dict[str, Any]:
+        """The values as data and caches are known by; one that was added later counts only where it is used."""
+        values = asdict(self)
+        if self.counts == "log_spaced":
+            del values["counts"]
+        return values
 
     def _require(self, name: str, is_met: bool, allowed: str) -> None:
         if not is_met:

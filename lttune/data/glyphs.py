@@ -7,7 +7,8 @@ nothing. Bytes also depend on the versions of NumPy and of Pillow with its FreeT
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.resources import files
 from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +25,7 @@ from lttune.data.glyph_entries import ImageMaker, Made, make_one, set_maker
 from lttune.errors import InputError
 from lttune.types import FREQUENT, GROUP_LETTERS, IntArray
 
-__all__ = ["GlyphConfig", "GlyphFiles", "make_glyphs"]
+__all__ = ["GlyphConfig", "GlyphFiles", "make_glyphs", "plan_images"]
 
 Progress = Callable[[int, int], None]
 Entry = dict[str, Any]
@@ -88,6 +89,11 @@ def make_glyphs(
     )
 
 
+def plan_images(config: GlyphConfig, split: Split) -> list[list[int]]:
+    """Categories of each image of a split, without drawing anything."""
+    return _plan(config, split, _planned_counts(config, split))
+
+
 def _write_dataset(config: GlyphConfig, folder: Path, num_workers: int, progress: Progress | None) -> None:
     glyphs = glyph_catalogue(config.num_categories)
     sprite_px = max(_MIN_SPRITE_PX, round(config.max_glyph * config.size_px))
@@ -114,7 +120,7 @@ def _write_dataset(config: GlyphConfig, folder: Path, num_workers: int, progress
     categories = _category_entries(glyphs, annotations["train"])
     for split in _SPLITS:
         document = {
-            "info": {"description": "lttune glyphs", "split": split, "config": asdict(config)},
+            "info": {"description": "lttune glyphs", "split": split, "config": config.identity()},
             "licenses": [],
             "images": images[split],
             "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations[split], start=1)],
@@ -134,9 +140,24 @@ def _planned_counts(config: GlyphConfig, split: Split) -> IntArray:
     if split == "val" and config.val == "balanced":
         count = max(_MIN_BALANCED, int(num_images * _CATEGORIES_PER_IMAGE / C))
         return np.full(C, min(count, room // C, num_images), np.int64)
+    if config.counts == "lvis_v1":
+        return _lvis_counts(C, num_images, room)
     most = max(2.0, num_images / 3)
     while (counts := np.round(np.geomspace(most, 2, C)).astype(np.int64)).sum() > room:
         most = max(2.0, most * 0.99)
+    return counts
+
+
+def _lvis_counts(num_categories: int, num_images: int, room: int) -> IntArray:
+    """(C,) image counts with the shares of LVIS v1's categories, descending, at least one each."""
+    text = files("lttune.data").joinpath("lvis_v1_image_counts.json").read_text()
+    known = np.array(orjson.loads(text), np.float64)
+    # The middle of each of C equal parts of the ranks.
+    ranks = ((np.arange(num_categories) + 0.5) * len(known) / num_categories).astype(np.int64)
+    scale = 0.9 * room / known[ranks].sum()  # nearly full images: the head of the law needs them
+    counts: IntArray
+    while (counts := np.clip(np.round(known[ranks] * scale), 1, num_images).astype(np.int64)).sum() > room:
+        scale *= 0.99
     return counts
 
 

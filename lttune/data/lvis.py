@@ -1,5 +1,13 @@
-"""LVIS-format annotations, checked and as columns, and the samples that a detector trains on."""
+"""LVIS- and COCO-format annotations, checked and as columns, and the samples that a detector trains on.
 
+A file is COCO's where no image says for which categories it was searched and no category states its frequency. COCO
+searches every image for every category, and its crowd regions are neither right nor wrong.
+"""
+
+import gc
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,44 +40,98 @@ from lttune.errors import DataError
 from lttune.masks import decode, to_rle
 from lttune.types import GROUP_LETTERS, Annotations, IntArray, Target
 
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+
 
 def load_annotations(path: Path, *, require_federated: bool = True) -> Annotations:
-    """The annotations of an LVIS-format JSON file.
+    """The annotations of an LVIS- or COCO-format JSON file.
 
     Args:
         path: the file.
-        require_federated: whether every image must carry `neg_category_ids` and `not_exhaustive_category_ids`; without
-            it a COCO-format file passes, and an absent list is empty.
+        require_federated: whether every image of a file that is not COCO's must carry `neg_category_ids` and
+            `not_exhaustive_category_ids`; without it an absent list is empty.
 
     Raises:
         DataError: the file is missing or breaks the format; one line per fault, at most 10 of them.
     """
+    return annotations_from_text(read_text(path), str(path), require_federated=require_federated)
+
+
+def read_text(path: Path) -> bytes:
+    """The bytes of an annotation file.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
     try:
-        text = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give the path of an LVIS-format JSON file.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+def parse_json(text: bytes, source: str) -> object:
+    """The document that an annotation file holds; NaN and Infinity pass, so that the field they stand in is named.
+
+    Raises:
+        DataError: it is not JSON.
+    """
     try:
-        document = orjson.loads(text)
+        return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}. Is the file cut short?"
-        ) from None
-    return annotations_from_document(document, str(path), require_federated=require_federated)
+        fault = error
+    if b"NaN" in text or b"Infinity" in text:
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+    raise DataError(
+        f"{source}: line {fault.lineno}, column {fault.colno}: not JSON: {fault.msg}. Is the file cut short?"
+    )
+
+
+def annotations_from_text(text: bytes, source: str, *, require_federated: bool = True) -> Annotations:
+    """The annotations of a file's bytes; `source` names it in messages. See `load_annotations`."""
+    with paused_collector():
+        return annotations_from_document(parse_json(text, source), source, require_federated=require_federated)
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Python's cycle collector is off: it would visit millions of new lists again and again, for half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def annotations_from_document(document: object, source: str, *, require_federated: bool = True) -> Annotations:
     """The annotations of a parsed document; `source` names it in messages. See `load_annotations`."""
+    faults = Faults(source)
+    annotations = read_document(document, source, faults, require_federated=require_federated)
+    faults.raise_any()
+    return annotations
+
+
+def read_document(document: object, source: str, faults: Faults, *, require_federated: bool = True) -> Annotations:
+    """The same with the faults gathered; where there are any, the columns hold fillers and numbers of -1.
+
+    Raises:
+        DataError: the document is no object, so that there is nothing to read.
+    """
     if not isinstance(document, dict):
         raise DataError(
             f"{source}: the top level is {shortened(document)}; it must be an object with `images`, `annotations` and "
             "`categories`."
         )
-    faults = Faults(source)
     categories = Records(document, "categories", faults)
     images = Records(document, "images", faults)
     annotations = Records(document, "annotations", faults)
+    is_coco = not (categories.have("frequency") or any(map(images.have, FEDERATED)))
 
     category_order, category_ids = _ascending(categories.ids())
     names = categories.column("name", TEXT).values
@@ -81,20 +143,18 @@ def annotations_from_document(document: object, source: str, *, require_federate
     file_names = _file_names(images)
     image_numbers = np.empty(len(images), np.int64)
     image_numbers[image_order] = np.arange(len(images))
-    default: dict[str, Any] = {} if require_federated else {"default": []}
-    negative, not_exhaustive = (
-        _category_pairs(images, key, image_numbers, category_ids, default)
-        for key in ("neg_category_ids", "not_exhaustive_category_ids")
-    )
+    default: dict[str, Any] = {} if require_federated and not is_coco else {"default": []}
+    negative, not_exhaustive = (_category_pairs(images, key, image_numbers, category_ids, default) for key in FEDERATED)
 
     annotation_ids = annotations.ids().values
     annotation_image = _references(annotations, "image_id", image_ids, "image")
     annotation_category = _references(annotations, "category_id", category_ids, "category")
     boxes = annotations.column("bbox", BOX).values
     areas = annotations.column("area", NUMBER).values
-    is_ignored = annotations.column("ignore", FLAG, default=0).values
+    is_ignored = np.array(annotations.column("ignore", FLAG, default=0).values, np.bool_)
+    if is_coco:
+        is_ignored |= np.array(annotations.column("iscrowd", FLAG, default=0).values, np.bool_)
     segmentations = annotations.column("segmentation", ANYTHING, default=None).values
-    faults.raise_any()
 
     return Annotations(
         source=source,
@@ -108,17 +168,20 @@ def annotations_from_document(document: object, source: str, *, require_federate
         annotation_ids=np.array(annotation_ids, np.int64),
         annotation_image=annotation_image,
         annotation_category=annotation_category,
-        boxes_xywh=np.array(boxes, np.float64).reshape(-1, 4),
+        boxes_xywh=np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4),
         areas=np.array(areas, np.float64),
-        is_ignored=np.array(is_ignored, np.bool_),
+        is_ignored=is_ignored,
         segmentations=segmentations,
         negative=negative,
         not_exhaustive=not_exhaustive,
+        is_exhaustive=is_coco,
     )
 
 
 class LvisDataset(Dataset[tuple[Tensor, Target]]):
-    """Images (3, H, W) uint8 RGB with their targets, by image number; annotations without extent are left out.
+    """Images (3, H, W) uint8 RGB with their targets, by image number.
+
+    Annotations without extent are left out, and so are ignored ones, which are no example of their category.
 
     Args:
         annotations: of the images.
@@ -133,7 +196,7 @@ class LvisDataset(Dataset[tuple[Tensor, Target]]):
         self._annotations = annotations
         self._root = images_root
         self._with_masks = with_masks
-        kept = np.flatnonzero((annotations.boxes_xywh[:, 2:] > 0).all(axis=1))
+        kept = np.flatnonzero((annotations.boxes_xywh[:, 2:] > 0).all(axis=1) & ~annotations.is_ignored)
         images = annotations.annotation_image[kept]
         order = np.argsort(images, kind="stable")
         self._rows = kept[order]
@@ -203,7 +266,12 @@ def _file_names(images: Records) -> list[str]:
     for i, name in enumerate(names):
         if name is None:
             if urls[i] is None:
-                images.fault(i, "file_name", "missing, and there is no coco_url either; give one of them.")
+                images.fault(
+                    i,
+                    "file_name",
+                    "missing, and there is no coco_url either; give one of them.",
+                    problem="is missing, and coco_url too",
+                )
             else:
                 names[i] = "/".join(urls[i].split("/")[-2:])
     return names
@@ -214,7 +282,8 @@ def _references(annotations: Records, key: str, known_ids: IntArray, what: str) 
     column = annotations.column(key, WHOLE)
     numbers = numbers_of(np.array(column.values, np.int64), known_ids)
     for i in np.flatnonzero(column.is_sound & (numbers < 0)):
-        annotations.fault(int(i), key, f"{column.values[i]} is not the id of any {what}.")
+        fault = f"is not the id of any {what}"
+        annotations.fault(int(i), key, f"{column.values[i]} {fault}.", problem=fault)
     return numbers
 
 
@@ -227,5 +296,6 @@ def _category_pairs(
     ids = np.fromiter(chain.from_iterable(lists), np.int64, len(entries))
     categories = numbers_of(ids, category_ids)
     for j in np.flatnonzero(categories < 0):
-        images.fault(int(entries[j]), key, f"{ids[j]} is not the id of any category.")
+        fault = "is not the id of any category"
+        images.fault(int(entries[j]), key, f"{ids[j]} {fault}.", problem=f"holds what {fault}")
     return unique_pairs(image_numbers[entries], categories, len(category_ids))

@@ -15,6 +15,21 @@ from lttune.types import Target
 MEMORY_ROW = -2  # its `instance_ids`
 
 
+def copies_with_area(copies: Tensor, num_instances: int) -> tuple[Tensor, Tensor]:
+    """Those of an image's jittered boxes that have an area, and the instance that each is a copy of.
+
+    One may be clamped to nothing at the border; its regression target would be infinite.
+
+    Args:
+        copies: (k, 4), as many of each instance, those of an instance in a row.
+        num_instances: M.
+    """
+    instance = torch.arange(num_instances, device=copies.device)
+    instance = instance.repeat_interleave(len(copies) // max(num_instances, 1))
+    has_area = (copies[:, 2:] > copies[:, :2]).all(dim=1)
+    return copies[has_area], instance[has_area]
+
+
 @torch.no_grad()
 def augmenting_rows(
     augmenter: RoiAugmenter,
@@ -40,11 +55,9 @@ def augmenting_rows(
     """
     boxes, labels, goals = [], [], []
     for own, target in zip(augmenter.boxes(targets, image_sizes, generator), targets, strict=True):
-        copies = len(own) // max(len(target.boxes), 1)
-        # A jittered box may be clamped to nothing at the border; its regression target would be infinite.
-        has_area = (own[:, 2:] > own[:, :2]).all(dim=1)
-        boxes.append(own[has_area])
-        labels.append(target.labels.repeat_interleave(copies)[has_area])
-        goals.append(target.boxes.repeat_interleave(copies, dim=0)[has_area])
+        own, instance = copies_with_area(own, len(target.boxes))
+        boxes.append(own)
+        labels.append(target.labels[instance])
+        goals.append(target.boxes[instance])
     augmenter.update(pool(boxes), torch.cat(labels), encode(torch.cat(goals), torch.cat(boxes)))
     return augmenter.sample(generator)

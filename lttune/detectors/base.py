@@ -42,7 +42,8 @@ class DetectorConfig:
         temperature: scale of the cosine of both.
         score_threshold: detections below it are dropped.
         nms_iou: per-category NMS threshold.
-        weights: path of initial weights (backbone or whole detector), or None for a random start.
+        weights: path or `detectron2://` address of initial weights (backbone or whole detector), or None for a random
+            start.
     """
 
     name: str
@@ -163,6 +164,28 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def test_rois(self, images: Sequence[Tensor]) -> list[TestRois]:
         """Every proposal of each image as it reaches the classifier at test time."""
+
+    @abstractmethod
+    def box_features(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """Box-head output (K, D) of given boxes (K, 4) of each image.
+
+        The trunk must be frozen: features are those of evaluation mode.
+        """
+
+    @abstractmethod
+    def encode_boxes(self, goals: Tensor, boxes: Tensor) -> Tensor:
+        """Regression targets (K, 4) that lead from boxes (K, 4), each with an area, to goals (K, 4)."""
+
+    @abstractmethod
+    def box_loss(self, features: Tensor, labels: Tensor, box_targets: Tensor) -> Tensor:
+        """The box regressor's loss: a sum over positives, divided by all rows, so that each positive weighs the same
+        in every batch.
+
+        Args:
+            features: (N, D) box-head output.
+            labels: (N,) int64 in [0, C], C background.
+            box_targets: (n, 4) regression targets of the positives alone, in their order.
+        """
 
     def freeze_except(self, parts: Iterable[PartName]) -> None:
         """Train only the named parts; all parts named means nothing is frozen but what the recipe itself fixes.

@@ -19,7 +19,7 @@ from lttune.detectors.augment import MEMORY_ROW, augmenting_rows
 from lttune.detectors.base import ClassificationStage, DetectorConfig, PartName, TrainRois
 from lttune.detectors.classifiers import NormedConv2d, build_classifier
 from lttune.detectors.roi_detector import RoiDetector
-from lttune.detectors.rois import match_rois
+from lttune.detectors.rois import box_regression_loss, image_numbers, match_rois
 from lttune.detectors.scopes import draw_seed, seeded, training_flag
 from lttune.errors import MissingExtraError, NonFiniteLossError
 from lttune.losses.base import ClassificationLoss
@@ -72,8 +72,15 @@ class StageOutputLayers(FastRCNNOutputLayers):  # type: ignore[misc]
         goals = torch.cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals])
         ids = torch.cat([p.gt_ids if p.has("gt_ids") else torch.zeros_like(p.gt_classes) for p in proposals])
         ids = torch.where(labels < self.num_classes, ids, -1)
-        losses = self.stage.loss(logits, labels, instance_ids=ids)
-        return {**losses, "loss_box_reg": self.box_reg_loss(boxes, goals, deltas, labels)}
+        image_ids = image_numbers([len(p) for p in proposals], device=labels.device)
+        image_ids = torch.where(ids == MEMORY_ROW, -1, image_ids)
+        losses = self.stage.loss(logits, labels, instance_ids=ids, image_ids=image_ids)
+        positive = torch.nonzero(labels < self.num_classes)[:, 0]
+        box_targets = self.box2box_transform.get_deltas(boxes[positive], goals[positive])
+        loss_box = box_regression_loss(
+            deltas[positive], labels[positive], box_targets, num_rows=len(labels), beta=self.smooth_l1_beta
+        )
+        return {**losses, "loss_box_reg": loss_box}
 
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: Sequence[Any]) -> Sequence[Tensor]:
         """Scores (P, C + 1) per image; detectron2 drops the last column."""
@@ -106,7 +113,8 @@ class Detectron2Detector(RoiDetector):
         classifier = build_classifier(
             shape.channels, loss, normed=config.normed_classifier, temperature=config.temperature
         )
-        roi_heads.box_predictor = StageOutputLayers(cfg, shape, stage=ClassificationStage(classifier, loss))
+        predictor = roi_heads.box_predictor = StageOutputLayers(cfg, shape, stage=ClassificationStage(classifier, loss))
+        self._smooth_l1_beta = predictor.smooth_l1_beta
         if config.normed_mask and roi_heads.mask_on:
             plain = roi_heads.mask_head.predictor
             roi_heads.mask_head.predictor = NormedConv2d(
@@ -175,6 +183,17 @@ class Detectron2Detector(RoiDetector):
             rois.append(TrainRois(boxes=boxes, features=rows, labels=labels, instance_ids=ids))
         return rois
 
+    @torch.no_grad()
+    def box_features(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        self.assert_trunk_stands_still()
+        _, features = self._features(images)
+        here = [own.to(self.model.device) for own in boxes]
+        return list(self._box_features(features, _as_proposals(images, here)))
+
+    def encode_boxes(self, goals: Tensor, boxes: Tensor) -> Tensor:
+        deltas: Tensor = self.model.roi_heads.box_predictor.box2box_transform.get_deltas(boxes, goals)
+        return deltas
+
     def _features(self, images: Sequence[Tensor]) -> tuple[Any, dict[str, Tensor]]:
         """Normalised and padded images, and their feature maps. Images come as RGB; the recipe wants BGR."""
         batch = self.model.preprocess_image([{"image": image.flip(0)} for image in images])
@@ -226,18 +245,13 @@ class Detectron2Detector(RoiDetector):
         assert augmenter is not None
         transform = self.model.roi_heads.box_predictor.box2box_transform
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-
-        def pool(boxes: list[Tensor]) -> Tensor:
-            asked = [Instances(size, proposal_boxes=Boxes(own)) for size, own in zip(sizes, boxes, strict=True)]
-            return torch.cat(self._box_features(features, asked))
-
         here = [_here(target, self.model.device) for target in targets]
         box_features, labels, box_targets = augmenting_rows(
             augmenter,
             here,
             sizes,
-            pool=pool,
-            encode=lambda goals, boxes: transform.get_deltas(boxes, goals),
+            pool=lambda own: torch.cat(self._box_features(features, _as_proposals(images, own))),
+            encode=self.encode_boxes,
             generator=generator,
         )
         boxes = box_targets.new_tensor([0.0, 0.0, 100.0, 100.0]).expand(len(labels), 4)
@@ -270,6 +284,11 @@ class Detectron2Detector(RoiDetector):
 
 def _here(target: Target, device: torch.device) -> Target:
     return Target(boxes=target.boxes.to(device), labels=target.labels.to(device))
+
+
+def _as_proposals(images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Any]:
+    """Boxes (K, 4) of each image in detectron2's form."""
+    return [Instances(tuple(i.shape[-2:]), proposal_boxes=Boxes(own)) for i, own in zip(images, boxes, strict=True)]
 
 
 def _recipe(config: DetectorConfig, num_classes: int) -> "CfgNode":

@@ -1,4 +1,5 @@
-"""What test time looks like in every two-stage detector with one classification stage, cached features or not.
+"""What every two-stage detector with one classification stage has in common: test time and the box loss, on cached
+features or not.
 
 Shape letters: P proposals of one image, C foreground categories, D box-head width, m mask side.
 """
@@ -11,11 +12,15 @@ from torch import Tensor
 
 from lttune.detectors.base import TRUNK, Detector, TestRois
 from lttune.detectors.postprocess import select_detections
+from lttune.detectors.rois import box_regression_loss
 from lttune.types import Detections
 
 
 class RoiDetector(Detector):
     """A detector that a backend completes by `refine` and `mask_scores`, besides the training step."""
+
+    # Of the box loss; see `box_regression_loss`.
+    _smooth_l1_beta: float
 
     @abstractmethod
     def refine(self, images: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
@@ -55,6 +60,13 @@ class RoiDetector(Detector):
                 masks = self.mask_scores(features, image, boxes, labels)
             rois.append(TestRois(features=box_features, boxes=boxes, masks=masks))
         return rois
+
+    def box_loss(self, features: Tensor, labels: Tensor, box_targets: Tensor) -> Tensor:
+        positive = torch.nonzero(labels < self.num_classes)[:, 0]
+        deltas = self.parts["box_regressor"](features[positive])
+        return box_regression_loss(
+            deltas, labels[positive], box_targets, num_rows=len(labels), beta=self._smooth_l1_beta
+        )
 
     def assert_trunk_stands_still(self) -> None:
         """Features for a cache or a test are those of evaluation mode."""

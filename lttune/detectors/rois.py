@@ -1,9 +1,13 @@
-"""Matching proposals with ground truth, and drawing those that a step trains on.
+"""Matching proposals with ground truth, drawing those that a step trains on, and the loss of their boxes.
 
-Shape letters: P proposals of one image, M instances of one image, R drawn RoIs, C foreground categories.
+Shape letters: P proposals of one image, M instances of one image, R drawn RoIs, n positives among them, C foreground
+categories.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -54,3 +58,29 @@ def sample_rois(
 
     positives = draw(torch.nonzero(labels < num_classes)[:, 0], int(num_rois * positive_fraction))
     return torch.cat([positives, draw(torch.nonzero(labels == num_classes)[:, 0], num_rois - len(positives))])
+
+
+def image_numbers(num_rows: Sequence[int], *, device: torch.device) -> Tensor:
+    """(N,) int64, of each row of a batch the number of its image.
+
+    Args:
+        num_rows: of each image, in the order of the rows.
+        device: of the result.
+    """
+    return torch.arange(len(num_rows)).repeat_interleave(torch.tensor(num_rows, dtype=torch.int64)).to(device)
+
+
+def box_regression_loss(deltas: Tensor, labels: Tensor, box_targets: Tensor, *, num_rows: int, beta: float) -> Tensor:
+    """Smooth L1 summed over positives and divided by all rows, so that a positive weighs the same in every batch.
+
+    Args:
+        deltas: (n, 4), or (n, 4 C) where each category has its own.
+        labels: (n,) int64 in [0, C).
+        box_targets: (n, 4).
+        num_rows: R, background included.
+        beta: where the loss turns from square to straight, in encoded units; 0 is plain L1.
+    """
+    if deltas.shape[1] != 4:
+        own = torch.arange(len(deltas), device=deltas.device)
+        deltas = deltas.view(len(deltas), deltas.shape[1] // 4, 4)[own, labels]
+    return F.smooth_l1_loss(deltas, box_targets, beta=beta, reduction="sum") / max(num_rows, 1)

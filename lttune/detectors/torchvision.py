@@ -21,7 +21,7 @@ from lttune.detectors.augment import MEMORY_ROW, augmenting_rows
 from lttune.detectors.base import ClassificationStage, DetectorConfig, PartName, TrainRois
 from lttune.detectors.classifiers import build_classifier, build_regressor
 from lttune.detectors.roi_detector import RoiDetector
-from lttune.detectors.rois import match_rois, sample_rois
+from lttune.detectors.rois import image_numbers, match_rois, sample_rois
 from lttune.detectors.scopes import draw_seed, seeded, training_flag
 from lttune.detectors.trunks import ARCHITECTURES
 from lttune.losses.base import ClassificationLoss
@@ -29,9 +29,8 @@ from lttune.types import Target
 
 # Of the coarsest map in use; padding to it makes the strides of all maps exact.
 _SIZE_DIVISOR = 32
-# Scales of the box deltas and start of the linear part of their loss, as in torchvision's detectors.
+# Scales of the box deltas, as in torchvision's detectors.
 _BOX_CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
-_SMOOTH_L1_BETA = 1 / 9
 
 
 class TorchvisionDetector(RoiDetector):
@@ -42,6 +41,8 @@ class TorchvisionDetector(RoiDetector):
         num_classes: C.
         make_loss: gives the classification loss.
     """
+
+    _smooth_l1_beta = 1 / 9  # as in torchvision's detectors
 
     def __init__(
         self, config: DetectorConfig, *, num_classes: int, make_loss: Callable[[], ClassificationLoss]
@@ -97,6 +98,7 @@ class TorchvisionDetector(RoiDetector):
         boxes = [rois.boxes for rois in sampled]
         labels = torch.cat([rois.labels for rois in sampled])
         instance_ids = _count_over_batch([rois.instance_ids for rois in sampled], targets)
+        image_ids = image_numbers([len(own) for own in boxes], device=labels.device)
         box_features = self.box_head(self.box_pool(features, boxes))
         box_targets = self._box_targets(torch.cat(boxes), labels, instance_ids, targets)
         if self.stage.loss.augmenter is not None:
@@ -105,16 +107,18 @@ class TorchvisionDetector(RoiDetector):
                 targets,
                 batch.image_sizes,
                 pool=lambda own: self.box_head(self.box_pool(features, own)),
-                encode=_BOX_CODER.encode_single,
+                encode=self.encode_boxes,
                 generator=generator,
             )
             box_features, labels = torch.cat([box_features, more_features]), torch.cat([labels, more_labels])
             instance_ids = torch.cat([instance_ids, torch.full_like(more_labels, MEMORY_ROW)])
+            image_ids = torch.cat([image_ids, torch.full_like(more_labels, -1)])
             box_targets = torch.cat([box_targets, more_targets])
 
-        losses |= self.stage.loss(self.stage.classifier(box_features), labels, instance_ids=instance_ids)
+        logits = self.stage.classifier(box_features)
+        losses |= self.stage.loss(logits, labels, instance_ids=instance_ids, image_ids=image_ids)
         if self.trains("backbone", "box_head", "box_regressor"):
-            losses["loss_box"] = self._box_loss(box_features, labels, box_targets)
+            losses["loss_box"] = self.box_loss(box_features, labels, box_targets)
         if self.trains("backbone", "mask_head") and self.mask_head is not None:
             losses["loss_mask"] = self._mask_loss(features, sampled, targets)
         return losses
@@ -134,6 +138,17 @@ class TorchvisionDetector(RoiDetector):
             TrainRois(boxes=rois.boxes, features=rows, labels=rois.labels, instance_ids=rois.instance_ids)
             for rois, rows in zip(matched, box_features.split([len(b) for b in boxes]), strict=True)
         ]
+
+    @torch.no_grad()
+    def box_features(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        self.assert_trunk_stands_still()
+        here = [own.to(self.pixel_mean.device) for own in boxes]
+        features = self.box_head(self.box_pool(self.backbone(self._batch(images).tensors), here))
+        return list(torch.split(features, [len(own) for own in here]))
+
+    def encode_boxes(self, goals: Tensor, boxes: Tensor) -> Tensor:
+        deltas: Tensor = _BOX_CODER.encode_single(goals, boxes)
+        return deltas
 
     def _batch(self, images: Sequence[Tensor]) -> ImageList:
         """Normalised images, padded with zeros at the right and the bottom to a common size."""
@@ -186,18 +201,7 @@ class TorchvisionDetector(RoiDetector):
         """Box deltas (n, 4) of the positives, in their order."""
         positive = torch.nonzero(labels < self.num_classes)[:, 0]
         goals = torch.cat([target.boxes for target in targets])[instance_ids[positive]]
-        deltas: Tensor = _BOX_CODER.encode_single(goals, boxes[positive])
-        return deltas
-
-    def _box_loss(self, box_features: Tensor, labels: Tensor, box_targets: Tensor) -> Tensor:
-        """Smooth L1 over positives, divided by all RoIs so that each positive weighs the same in every batch."""
-        positive = torch.nonzero(labels < self.num_classes)[:, 0]
-        deltas = self.box_regressor(box_features[positive])
-        if not self.config.class_agnostic_box:
-            own = torch.arange(len(positive), device=positive.device)
-            deltas = deltas.view(len(positive), self.num_classes, 4)[own, labels[positive]]
-        loss = F.smooth_l1_loss(deltas, box_targets, beta=_SMOOTH_L1_BETA, reduction="sum")
-        return loss / max(len(labels), 1)
+        return self.encode_boxes(goals, boxes[positive])
 
     def _mask_loss(
         self, features: Mapping[str, Tensor], sampled: Sequence["_Rois"], targets: Sequence[Target]

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from lttune.data.frequency import MAX_COMMON, MAX_RARE
 from lttune.data.glyphs import GlyphConfig
 from lttune.detectors.base import PARTS, DetectorConfig, PartName
 from lttune.errors import InputError, did_you_mean
-from lttune.losses.base import LossHyperparameters
+from lttune.losses.base import ClassificationLoss, LossHyperparameters
 from lttune.types import Fidelity
 
 
@@ -26,13 +27,29 @@ class SplitPaths:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Either generated glyphs, or the two splits of LVIS-format data."""
+    """Either generated glyphs, or the two splits of LVIS- or COCO-format data.
+
+    Attributes:
+        max_rare: most training images of a rare category.
+        max_common: most training images of a common category.
+        skip_bad_images: whether images that are missing, unreadable or of another size than stated are looked for and
+            left out; without, the first one met ends the run.
+        num_train_images: of given data, where it is known before the file is read: for what a setting tells of itself.
+    """
 
     glyphs: GlyphConfig | None = None
     train: SplitPaths | None = None
     val: SplitPaths | None = None
+    num_train_images: int | None = None
+    max_rare: int = MAX_RARE
+    max_common: int = MAX_COMMON
+    skip_bad_images: bool = False
 
     def __post_init__(self) -> None:
+        _require(self.max_rare >= 0, "data.max_rare", self.max_rare, "use 0 or more images")
+        _require(
+            self.max_common > self.max_rare, "data.max_common", self.max_common, f"use more than {self.max_rare} images"
+        )
         paths = (self.train is not None) + (self.val is not None)
         given = (self.glyphs is not None, paths)
         _require(
@@ -89,21 +106,33 @@ class ScheduleConfig:
     Attributes:
         policy: `steps` multiplies by `drop_factor` after each epoch of `drop_epochs`; `one_cycle` rises over
             `warmup_fraction` of the run by a half cosine and falls to zero by another.
+        epoch_images: images that make an epoch, drawn from the sampler's order; by default all of it.
+        images_per_process: images of a batch that one process of the published runs had, for losses whose draws or
+            comparisons stay within a process; by default all of them.
         warmup_iters: iterations of linear warmup from `warmup_ratio` times the base rate; of `steps` only.
     """
 
     epochs: int
     batch_size: int
+    epoch_images: int | None = None
     policy: Literal["steps", "one_cycle"] = "steps"
     drop_epochs: tuple[int, ...] = ()
     drop_factor: float = 0.1
     warmup_iters: int = 0
     warmup_ratio: float = 1e-3
     warmup_fraction: float = 0.1
+    images_per_process: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "schedule.epochs", self.epochs, "use at least 1")
         _require(self.batch_size >= 1, "schedule.batch_size", self.batch_size, "use at least 1")
+        if self.epoch_images is not None:
+            few = self.epoch_images < self.batch_size
+            _require(not few, "schedule.epoch_images", self.epoch_images, "use at least schedule.batch_size")
+        if self.images_per_process is not None:
+            _require(
+                self.images_per_process >= 1, "schedule.images_per_process", self.images_per_process, "use at least 1"
+            )
         _require(self.warmup_iters >= 0, "schedule.warmup_iters", self.warmup_iters, "use 0 or more")
         _require(0 < self.warmup_ratio <= 1, "schedule.warmup_ratio", self.warmup_ratio, "use a value in (0, 1]")
         _require(
@@ -151,26 +180,42 @@ class Stage1Config:
     checkpoint: str | None = None
 
 
+# What a table of published values may hold.
+Value = bool | int | float | str | tuple[int, ...] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a method trains, as its authors published it.
+    """What a method trains and how, as its authors published it.
 
     Attributes:
         parts: the detector's parts that train, or `all`.
+        cached_parts: those of them that a trial on cached features trains.
         fidelity: what `auto` means: `cached` where the trunk is frozen, `full` where everything trains.
         left_out: what a cached trial leaves out of the published recipe, a line each.
+        start: the stage-1 model, or `detector.weights` where the method is published in one stage.
         classifier_start: the stage-1 classifier, as published, or a fresh one.
+        published: values by dotted key that a setting with the recipe `mmdet` or `d2` takes from the method in the
+            place of its own; a learning rate is for 16 images.
     """
 
     parts: tuple[PartName, ...] | Literal["all"]
+    cached_parts: tuple[PartName, ...] = ("classifier",)
+    start: Literal["stage1", "weights"] = "stage1"
     classifier_start: Literal["stage1", "fresh"] = "stage1"
     fidelity: Fidelity = "cached"
     left_out: tuple[str, ...] = ()
+    published: tuple[tuple[str, Value], ...] = ()
 
     def __post_init__(self) -> None:
-        for part in () if self.parts == "all" else self.parts:
+        for part in (*(() if self.parts == "all" else self.parts), *self.cached_parts):
             if part not in PARTS:
-                raise InputError(f"recipe.parts names '{part}'.{did_you_mean(part, PARTS)}")
+                raise InputError(f"recipe.parts: '{part}' is not a part of a detector.{did_you_mean(part, PARTS)}")
+
+    @property
+    def trains_heads_alone(self) -> bool:
+        """Whether nothing trains but what stands on box-head features."""
+        return self.parts != "all" and set(self.parts) <= {"classifier", "box_regressor"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +226,8 @@ class TrainConfig:
         method: name of the loss in `lttune.losses.LOSSES`.
         loss: that loss's hyperparameters.
         seed: of stage 2; data and stage 1 have their own.
+        has_own_values: whether optimiser and schedule are the setting's and not those the method was published with.
+        own_loss: the loss's class where it is a caller's own, so that a worker process gets it with the run.
     """
 
     method: str
@@ -196,6 +243,8 @@ class TrainConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
+    has_own_values: bool = True
+    own_loss: type[ClassificationLoss] | None = None
 
     @property
     def differs_from_published(self) -> tuple[str, ...]:
@@ -203,12 +252,19 @@ class TrainConfig:
         lines = list(self.recipe.left_out) if self.fidelity == "cached" else []
         if self.input.flip == 0:
             lines.append("no horizontal flip" + (": a mirrored glyph is another category" if self.data.glyphs else ""))
+        elif self.fidelity == "cached":
+            lines.append("no flipped views: features are cached once per image")
+        if self.fidelity == "cached" and len(self.input.short_px) > 1:
+            lines.append(f"one image size, {max(self.input.short_px)} px: features are cached once per image")
+        if self.has_own_values:
+            lines.append(f"optimiser and schedule are the setting's own ({self.optim.name}, {self.schedule.policy})")
         return tuple(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON; tuples become lists."""
         values: dict[str, Any] = plain(asdict(self))
-        return values
+        own_loss = values.pop("own_loss")
+        return values if own_loss is None else {**values, "own_loss": f"{own_loss.__module__}.{own_loss.__qualname__}"}
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """RoI features of a frozen trunk: computed once per stage-1 checkpoint, memory-mapped, shared by every trial.
 
-Shape letters: B images, R rows (proposals) of all images, P proposals of one image, G annotations of one image,
-D box-head width.
+Shape letters: B images, R rows (proposals) of all images, P proposals of one image, N rows of one batch, n positives
+among them, G annotations of one image, D box-head width.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from lttune.types import FloatArray, IntArray
 
 Progress = Callable[[int, int], None]
 # Images a cache is built from at a time; they share one size, so that nothing is padded.
-_BATCH = 8
+BUILD_BATCH = 8
 # Features of one split up to this size are kept unrounded. Rounding to float16 changes nothing that one can see in a
 # feature, but sends 1500 iterations another way: it moved AP by up to 0.13, a third of the spread over seeds.
 _FLOAT32_BYTES = 1 << 30
@@ -37,7 +37,9 @@ class RoiBatch:
 
     features: Tensor  # (N, D) float32
     labels: Tensor  # (N,) int64 in [0, C]
-    instance_ids: Tensor  # (N,) int64 counted over the batch, -1 background
+    instance_ids: Tensor  # (N,) int64 counted over the batch, -1 background, -2 memory row
+    image_ids: Tensor  # (N,) int64 counted over the batch, -1 memory row
+    box_targets: Tensor | None = None  # (n, 4) float32 regression targets of the positives; None if not asked for
 
 
 class RoiSource(Protocol):
@@ -58,13 +60,27 @@ class RoiSampling:
 
 
 class CachedRois:
-    """Rows from a feature cache; one epoch is drawn at once."""
+    """Rows from a feature cache; one epoch is drawn at once.
 
-    def __init__(self, folder: Path, sampling: RoiSampling, device: torch.device) -> None:
+    Args:
+        folder: made by `build_train_features`.
+        sampling: how rows are drawn.
+        device: of the batches.
+        with_box_targets: whether batches carry them.
+    """
+
+    def __init__(
+        self, folder: Path, sampling: RoiSampling, device: torch.device, *, with_box_targets: bool = False
+    ) -> None:
         columns = read_columns(folder)
         self._features = torch.from_numpy(columns["features"])
         self._labels = torch.from_numpy(np.asarray(columns["labels"], np.int64))
         self._instances = torch.from_numpy(np.asarray(columns["instance_ids"], np.int64))
+        self._box_targets: Tensor | None = None
+        if with_box_targets:
+            self._box_targets = torch.from_numpy(columns["box_targets"])
+            # They are of positives alone; a positive's number is how many there are up to it, less one.
+            self._positive = (self._labels < sampling.num_classes).cumsum(0) - 1
         self._num_instances = np.asarray(columns["num_instances"], np.int64)
         self._offsets = np.concatenate([[0], np.cumsum(columns["num_rows"])]).astype(np.int64)
         self._sampling = sampling
@@ -85,9 +101,18 @@ class CachedRois:
         features, labels, instances = (
             column.index_select(0, rows) for column in (self._features, self._labels, self._instances)
         )
-        instances = _over_batch(instances, counts, self._num_instances[images])
         device = self._device
-        return RoiBatch(features.to(device, torch.float32), labels.to(device), instances.to(device))
+        box_targets: Tensor | None = None
+        if self._box_targets is not None:
+            positives = self._positive[rows[labels < self._sampling.num_classes]]
+            box_targets = self._box_targets.index_select(0, positives).to(device)
+        return RoiBatch(
+            features=features.to(device, torch.float32),
+            labels=labels.to(device),
+            instance_ids=_over_batch(instances, counts, self._num_instances[images]).to(device),
+            image_ids=_image_ids(counts).to(device),
+            box_targets=box_targets,
+        )
 
 
 class LiveRois:
@@ -102,7 +127,7 @@ class LiveRois:
     def batch(self, images: IntArray, epoch: int) -> RoiBatch:
         ascending = np.unique(images)
         found: dict[int, TrainRois] = {}
-        for part in self._source.uniform_batches(ascending, _BATCH):
+        for part in self._source.uniform_batches(ascending, BUILD_BATCH):
             loaded = [self._source.load(int(i), epoch) for i in part]
             pixels = [image.to(self._device) for image, _ in loaded]
             rois = self._detector.train_rois(pixels, [target for _, target in loaded])
@@ -115,8 +140,12 @@ class LiveRois:
         features = torch.cat([rois.features for rois in per_image])[picked.to(self._device)]
         instance_ids = torch.cat([rois.instance_ids for rois in per_image]).cpu()[picked]
         num_instances = np.array([int(rois.instance_ids.max()) + 1 if len(rois.labels) else 0 for rois in per_image])
-        instances = _over_batch(instance_ids, counts, num_instances)
-        return RoiBatch(features, labels[picked].to(self._device), instances.to(self._device))
+        return RoiBatch(
+            features=features,
+            labels=labels[picked].to(self._device),
+            instance_ids=_over_batch(instance_ids, counts, num_instances).to(self._device),
+            image_ids=_image_ids(counts).to(self._device),
+        )
 
 
 def draw_rows(
@@ -155,6 +184,11 @@ def _over_batch(instance_ids: Tensor, rows: IntArray, instances: IntArray) -> Te
     return torch.where(instance_ids < 0, instance_ids, instance_ids + first)
 
 
+def _image_ids(rows: IntArray) -> Tensor:
+    """The image of each row, counted over the batch."""
+    return torch.from_numpy(np.repeat(np.arange(len(rows)), rows))
+
+
 @torch.no_grad()
 def build_train_features(detector: Detector, source: ImageSource, folder: Path, progress: Progress) -> None:
     """Write every proposal of every training image, ground-truth boxes included."""
@@ -162,14 +196,17 @@ def build_train_features(detector: Detector, source: ImageSource, folder: Path, 
     device = next(detector.parameters()).device
     everything = np.arange(len(source))
     with ColumnWriter(folder) as writer:
-        for part in source.uniform_batches(everything, _BATCH):
+        for part in source.uniform_batches(everything, BUILD_BATCH):
             loaded = [source.load(int(i)) for i in part]
             images = [image.to(device) for image, _ in loaded]
             for rois, (_, target) in zip(
                 detector.train_rois(images, [target for _, target in loaded]), loaded, strict=True
             ):
+                positive = torch.nonzero(rois.instance_ids >= 0)[:, 0]
+                goals = target.boxes.to(device)[rois.instance_ids[positive]]
                 writer.append(
-                    features=_stored(rois.features, len(source), detector.config.num_train_proposals),
+                    features=stored(rois.features, len(source) * detector.config.num_train_proposals),
+                    box_targets=detector.encode_boxes(goals, rois.boxes[positive]).cpu().numpy(),
                     labels=rois.labels.cpu().numpy().astype(np.int32),
                     instance_ids=rois.instance_ids.cpu().numpy().astype(np.int32),
                     num_rows=np.array([len(rois.labels)], np.int32),
@@ -220,7 +257,7 @@ def build_test_features(
     detector.eval()
     device = next(detector.parameters()).device
     with ColumnWriter(folder) as writer:
-        for part in source.uniform_batches(np.arange(len(source)), _BATCH):
+        for part in source.uniform_batches(np.arange(len(source)), BUILD_BATCH):
             images = [source.load(int(i))[0].to(device) for i in part]
             for image, pixels, rois in zip(part.tolist(), images, detector.test_rois(images), strict=True):
                 height = int(source.annotations.image_heights[image])
@@ -230,7 +267,7 @@ def build_test_features(
                 table = box_iou_table(boxes.numpy(), ground_truth.boxes_xywh[annotations])
                 sides = (boxes[:, 2:] - boxes[:, :2]).double().numpy()
                 writer.append(
-                    features=_stored(rois.features, len(source), detector.config.num_test_proposals),
+                    features=stored(rois.features, len(source) * detector.config.num_test_proposals),
                     boxes=rois.boxes.cpu().numpy(),
                     num_rows=np.array([len(boxes)], np.int32),
                     table_size=np.array([table.size], np.int64),
@@ -246,7 +283,7 @@ def build_test_features(
             progress(int(part[-1]) + 1, len(source))
 
 
-def _stored(features: Tensor, num_images: int, num_proposals: int) -> npt.NDArray[np.float32 | np.float16]:
-    """Features as they are kept: float32 while all images' proposals fit the limit, float16 beyond it."""
-    fits = num_images * num_proposals * features.shape[1] * 4 <= _FLOAT32_BYTES
+def stored(features: Tensor, num_rows: int) -> npt.NDArray[np.float32 | np.float16]:
+    """Features as they are kept: float32 while all rows of a cache fit the limit, float16 beyond it."""
+    fits = num_rows * features.shape[1] * 4 <= _FLOAT32_BYTES
     return features.to(torch.float32 if fits else torch.float16).cpu().numpy()

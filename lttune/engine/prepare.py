@@ -7,7 +7,7 @@ renamed when whole. A second search, or a second process, finds it there.
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from lttune.data.glyphs import make_glyphs
+from lttune.data.glyphs import GlyphConfig, make_glyphs
 from lttune.detectors import resolve_backend
-from lttune.engine.assets import Assets, Progress, file_digest_once
+from lttune.engine.assets import Assets, Progress, parse_annotations, skip_bad_images
 from lttune.engine.checkpoint import file_digest, replacing_folder, value_digest, write_json
 from lttune.engine.columns import are_intact
 from lttune.engine.config import DataConfig, TrainConfig, plain
+from lttune.losses.base import LossHyperparameters
+from lttune.losses.loce import LoceHyperparameters
+from lttune.losses.rog import RogHyperparameters
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +32,10 @@ _FORMAT = 1
 
 
 def prepare(config: TrainConfig, cache: Path, progress: Progress, *, num_threads: int | None = None) -> Assets:
-    """Make or find everything that the trials of a setting share.
+    """Make or find everything that the trials of a method in a setting share.
 
     Args:
-        config: any trial of the search; only what belongs to the setting is read.
+        config: any trial of the method; only what belongs to the setting and to the method is read.
         cache: folder shared by all searches.
         progress: told of every unit of work, often.
         num_threads: for stage 1 and the caches; all cores by default.
@@ -47,28 +50,43 @@ def prepare(config: TrainConfig, cache: Path, progress: Progress, *, num_threads
         assets = replace(assets, stage1_weights=str(weights))
         if config.fidelity == "cached":
             assets = replace(assets, features=str(_features(config, assets, cache, progress)))
+            if _may_keep_memory(config.loss):
+                assets = replace(assets, memory=str(_memory(config, assets, cache, progress)))
         return assets
     finally:
         torch.set_num_threads(threads)
 
 
 def prepare_data(data: DataConfig, cache: Path, progress: Progress) -> Assets:
-    """Generate the glyphs where the setting asks for them; else just name the files."""
-    if data.glyphs is None:
-        assert data.train is not None
-        assert data.val is not None
-        return Assets(
-            train_annotations=data.train.annotations,
-            train_images=data.train.images,
-            val_annotations=data.val.annotations,
-            val_images=data.val.images,
-        )
-    digest = value_digest({"format": _FORMAT, **asdict(data.glyphs)})[:12]
+    """Generate the glyphs where the setting asks for them, and parse annotations that are not in the cache."""
+    assets = replace(
+        _named_files(data) if data.glyphs is None else _glyph_files(data.glyphs, cache, progress),
+        annotation_cache=str(cache),
+        max_rare=data.max_rare,
+        max_common=data.max_common,
+    )
+    parse_annotations(assets, progress)
+    return skip_bad_images(assets, progress) if data.skip_bad_images else assets
+
+
+def _named_files(data: DataConfig) -> Assets:
+    assert data.train is not None
+    assert data.val is not None
+    return Assets(
+        train_annotations=data.train.annotations,
+        train_images=data.train.images,
+        val_annotations=data.val.annotations,
+        val_images=data.val.images,
+    )
+
+
+def _glyph_files(glyphs: GlyphConfig, cache: Path, progress: Progress) -> Assets:
+    digest = value_digest({"format": _FORMAT, **glyphs.identity()})[:12]
     folder = cache / f"glyphs-{digest}"
     with _building(folder, "data") as is_missing:
         if is_missing:
             workers = torch.get_num_threads()
-            make_glyphs(data.glyphs, folder, num_workers=workers, progress=lambda done, of: progress("data", done, of))
+            make_glyphs(glyphs, folder, num_workers=workers, progress=lambda done, of: progress("data", done, of))
     return Assets(
         train_annotations=str(folder / "train.json"),
         train_images=str(folder / "train"),
@@ -83,7 +101,7 @@ def stage1_identity(config: TrainConfig, assets: Assets) -> dict[str, Any]:
     stage1.pop("checkpoint")
     return {
         "format": _FORMAT,
-        "train_annotations": file_digest_once(assets.train_annotations),
+        "train_annotations": assets.train_digest,
         "detector": {**asdict(config.detector), "backend": resolve_backend(config.detector)},
         "input": asdict(config.input),
         "stage1": stage1,
@@ -113,28 +131,69 @@ def _stage1_weights(config: TrainConfig, assets: Assets, cache: Path, progress: 
 
 
 def _features(config: TrainConfig, assets: Assets, cache: Path, progress: Progress) -> Path:
-    assert assets.stage1_weights is not None
     identity = {
-        "format": 2,
-        "weights": file_digest(Path(assets.stage1_weights)),
-        "train_annotations": file_digest_once(assets.train_annotations),
-        "val_annotations": file_digest_once(assets.val_annotations),
-        "detector": asdict(config.detector),
-        "input": asdict(config.input),
+        **_trunk_identity(config, assets),
+        "format": 3,
+        "val_annotations": assets.val_digest,
         "split": [assets.half(half).image_ids.tolist() for half in ("tune", "report")],
     }
+
+    def build(folder: Path) -> None:
+        from lttune.engine.stage1 import build_features
+
+        build_features(config, assets, folder, progress)
+        write_json(plain({**identity, "split": value_digest(identity["split"])}), folder / "features.json")
+
     folder = cache / f"features-{value_digest(identity)[:12]}"
-    with _building(folder, "features") as is_missing:
-        if not is_missing and not all(are_intact(folder / split) for split in ("train", "tune", "report")):
+    return _columns(folder, "features", ("train", "tune", "report"), build)
+
+
+def _memory(config: TrainConfig, assets: Assets, cache: Path, progress: Progress) -> Path:
+    from lttune.engine.jittered import AMPLITUDE, NUM_INSTANCES
+
+    identity = {
+        **_trunk_identity(config, assets),
+        "format": 1,
+        "num_instances": NUM_INSTANCES,
+        "amplitude": AMPLITUDE,
+    }
+
+    def build(folder: Path) -> None:
+        from lttune.engine.stage1 import build_memory
+
+        build_memory(config, assets, folder, progress)
+        write_json(plain(identity), folder / "memory.json")
+
+    return _columns(cache / f"memory-{value_digest(identity)[:12]}", "memory", ("",), build)
+
+
+def _trunk_identity(config: TrainConfig, assets: Assets) -> dict[str, Any]:
+    """Everything that shapes the box features of training images."""
+    assert assets.stage1_weights is not None
+    return {
+        "weights": file_digest(Path(assets.stage1_weights)),
+        "train_annotations": assets.train_digest,
+        "detector": asdict(config.detector),
+        "input": asdict(config.input),
+    }
+
+
+def _may_keep_memory(loss: LossHyperparameters) -> bool:
+    """Whether some trial of the method may: a search may try `has_memory` both ways."""
+    used = getattr(loss, loss.object_loss) if isinstance(loss, RogHyperparameters) else loss
+    return isinstance(used, LoceHyperparameters)
+
+
+def _columns(folder: Path, what: str, parts: tuple[str, ...], build: Callable[[Path], None]) -> Path:
+    """A folder whose parts, folders of columns, are whole: found, or built."""
+    with _building(folder, what) as is_missing:
+        if not is_missing and not all(are_intact(folder / part) for part in parts):
             logger.warning("%s is damaged; it is built again.", folder)
             shutil.rmtree(folder)
             is_missing = True
         if is_missing:
-            from lttune.engine.stage1 import build_features
-
             with replacing_folder(folder) as temporary:
-                build_features(config, assets, temporary, progress)
-                write_json(plain({**identity, "split": value_digest(identity["split"])}), temporary / "features.json")
+                build(temporary)
     return folder
 
 

@@ -19,8 +19,9 @@ from lttune.engine.checkpoint import load_state, save_state, value_digest
 from lttune.engine.config import TrainConfig, plain
 from lttune.engine.features import CachedRois, LiveRois, RoiSampling
 from lttune.engine.images import ImageSource
+from lttune.engine.jittered import open_jittered
 from lttune.engine.judge import CachedJudge, Judge, LiveJudge
-from lttune.engine.loop import ClassifierLearner, DetectorLearner, Learner
+from lttune.engine.loop import DetectorLearner, Learner, RoiLearner
 from lttune.engine.memory_file import load_memory, remove_older_memory, save_memory
 from lttune.engine.optim import build_optimizer, clip_gradients, lr_factor, set_lr
 from lttune.engine.seeds import reseed, stream_seed
@@ -28,7 +29,7 @@ from lttune.engine.warm_start import warm_start
 from lttune.engine.weights import load_part_state, part_state, read_weights
 from lttune.errors import AppliedConfigError, CacheError, InputError, NonFiniteLossError
 from lttune.evaluation.report import EvaluationReport, headline
-from lttune.losses import build_loss
+from lttune.losses import RoiAugmenter, build_loss
 from lttune.types import IntArray
 
 _FORMAT = 2
@@ -91,10 +92,11 @@ class TrainingRun:
             config.detector,
             num_classes=assets.train.num_categories,
             make_loss=lambda: build_loss(
-                config.method,
+                config.own_loss or config.method,
                 num_classes=assets.train.num_categories,
                 frequencies=assets.frequencies,
                 generator=self._loss_generator,
+                images_per_process=config.schedule.images_per_process,
                 **asdict(config.loss),
             ),
             seed=stream_seed(config.seed, "model"),
@@ -117,27 +119,56 @@ class TrainingRun:
 
     def _build_learner(self) -> Learner:
         config, assets = self.config, self.assets
-        if set(self.trained_parts) != {"classifier"}:
-            if config.fidelity == "cached":
-                trained = ", ".join(self.trained_parts)
-                raise InputError(f"fidelity is cached, but {config.method} trains {trained}; use `fidelity: full`.")
-            source = ImageSource(assets.train, Path(assets.train_images), config.input, seed=config.seed)
-            return DetectorLearner(self.detector, source, seed=config.seed, device=self.device)
-        sampling = RoiSampling(
-            num_rois=config.detector.num_rois,
-            positive_fraction=config.detector.positive_fraction,
-            num_classes=assets.train.num_categories,
-            seed=config.seed,
-        )
         if config.fidelity == "cached":
-            return ClassifierLearner(self.detector, CachedRois(assets.feature_folder("train"), sampling, self.device))
-        source = ImageSource(assets.train, Path(assets.train_images), config.input, seed=config.seed, with_masks=False)
-        return ClassifierLearner(self.detector, LiveRois(self.detector, source, sampling, self.device))
+            return self._cached_learner()
+        on_features = self.trained_parts == ("classifier",) and self._augmenter is None
+        source = ImageSource(
+            assets.train, Path(assets.train_images), config.input, seed=config.seed, with_masks=not on_features
+        )
+        if on_features:
+            rois = LiveRois(self.detector, source, self._sampling, self.device)
+            return RoiLearner(self.detector, rois, None, seed=config.seed)
+        return DetectorLearner(self.detector, source, seed=config.seed, device=self.device)
+
+    def _cached_learner(self) -> Learner:
+        config, assets = self.config, self.assets
+        if not config.recipe.trains_heads_alone:
+            trained = ", ".join(self.trained_parts)
+            raise InputError(f"fidelity is cached, but {config.method} trains {trained}; use `fidelity: full`.")
+        folder = assets.feature_folder("train")
+        rois = CachedRois(folder, self._sampling, self.device, with_box_targets=self._moves_boxes)
+        jittered = None if self._augmenter is None else open_jittered(self._augmenter, assets.memory, self.device)
+        return RoiLearner(self.detector, rois, jittered, seed=config.seed)
+
+    @property
+    def _augmenter(self) -> RoiAugmenter | None:
+        return self.detector.stages[0].loss.augmenter
+
+    @property
+    def _moves_boxes(self) -> bool:
+        return "box_regressor" in self.trained_parts
+
+    @property
+    def _is_judging_slow(self) -> bool:
+        """Whether an evaluation takes longer than an epoch."""
+        return self.config.fidelity == "cached" and self._moves_boxes
+
+    @property
+    def _sampling(self) -> RoiSampling:
+        return RoiSampling(
+            num_rois=self.config.detector.num_rois,
+            positive_fraction=self.config.detector.positive_fraction,
+            num_classes=self.assets.train.num_categories,
+            seed=self.config.seed,
+        )
 
     def judge(self, half: Half) -> Judge:
-        """What evaluates this run's detector on one half of the validation images."""
+        """What evaluates this run's detector on one half of the validation images.
+
+        Cached boxes, masks and IoUs hold while no box moves.
+        """
         ground_truth = self.assets.ground_truth(half)
-        if self.config.fidelity == "cached":
+        if self.config.fidelity == "cached" and not self._moves_boxes:
             return CachedJudge(self.assets.feature_folder(half), ground_truth)
         source = ImageSource(
             self.assets.half(half), Path(self.assets.val_images), self.config.input, seed=None, with_masks=False
@@ -173,6 +204,7 @@ class TrainingRun:
         values |= _dotted("detector", self.detector.config)
         for name in ("schedule", "sampler", "evaluation", "input", "recipe"):
             values |= _dotted(name, getattr(self.config, name))
+        values["schedule.images_per_process"] = self.detector.stages[0].loss.images_per_process
         trained = [n for n, part in self.detector.parts.items() if any(p.requires_grad for p in part.parameters())]
         values["recipe.parts"] = "all" if len(trained) == len(self.detector.parts) else trained
         return values
@@ -202,7 +234,9 @@ class TrainingRun:
     ) -> list[EpochRecord]:
         """Train until the run is finished or a limit is reached; a limit may lie within an epoch.
 
-        The first slice begins with the pass that fills the loss's statistics, which no limit cuts short.
+        The first slice begins with the pass that fills the loss's statistics, which no limit cuts short. Where an
+        evaluation takes as long as several epochs (boxes move, but training is cached), only the last epoch is
+        evaluated, unless `stop_at_evaluation` asks for `evaluation.every_epochs`.
 
         Returns:
             The epochs completed in this slice.
@@ -235,15 +269,20 @@ class TrainingRun:
                     if is_over():
                         break
                 else:
-                    self._end_epoch(lambda: before + time.monotonic() - began)
+                    self._end_epoch(
+                        lambda: before + time.monotonic() - began,
+                        judges_early=stop_at_evaluation or not self._is_judging_slow,
+                    )
         self._check_finite()
         return self.history[first_epoch:]
 
     def _order(self, epoch: int) -> IntArray:
         if self.config.sampler.name == "repeat":
             rounding = self.config.sampler.rounding
-            return repeat_order(self._factors, seed=self.config.seed, epoch=epoch, rounding=rounding)
-        return uniform_order(self.assets.train.num_images, seed=self.config.seed, epoch=epoch)
+            order = repeat_order(self._factors, seed=self.config.seed, epoch=epoch, rounding=rounding)
+        else:
+            order = uniform_order(self.assets.train.num_images, seed=self.config.seed, epoch=epoch)
+        return order[: self.config.schedule.epoch_images]
 
     def _batches(self) -> Generator[dict[str, Tensor], None, None]:
         """The losses of the rest of the current epoch, the loss's draws keyed by the iteration."""
@@ -261,7 +300,7 @@ class TrainingRun:
         total = sum(losses.values(), torch.zeros((), device=self.device))
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        clip_gradients(self.detector.parameters(), optim.clip_norm)
+        clip_gradients(self.optimizer.param_groups[0]["params"], optim.clip_norm)
         set_lr(self.optimizer, optim.lr * lr_factor(self.config.schedule, self.step, self.steps_per_epoch))
         self.optimizer.step()
         self._loss_sum += total.detach()
@@ -270,10 +309,12 @@ class TrainingRun:
         if self.step % _LOOK_EVERY == 0:
             self._check_finite()
 
-    def _end_epoch(self, seconds: Callable[[], float]) -> None:
+    def _end_epoch(self, seconds: Callable[[], float], *, judges_early: bool) -> None:
+        """Close an epoch; `judges_early` says whether epochs before the last are evaluated, too."""
         self._check_finite()
         epoch, every = self.epoch + 1, self.config.evaluation.every_epochs
-        is_judged = self._judge is not None and (epoch % every == 0 or epoch == self.config.schedule.epochs)
+        is_last = epoch == self.config.schedule.epochs
+        is_judged = self._judge is not None and (is_last or (judges_early and epoch % every == 0))
         found = self.evaluate().metrics if is_judged else {}
         self.history.append(
             EpochRecord(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lttune.detectors.base import Detector
@@ -13,7 +14,9 @@ from lttune.engine.assets import Assets, Progress
 from lttune.engine.config import Recipe, TrainConfig
 from lttune.engine.features import build_test_features, build_train_features
 from lttune.engine.images import ImageSource
+from lttune.engine.jittered import NUM_INSTANCES, build_jittered
 from lttune.engine.run import TrainingRun
+from lttune.engine.warm_start import class_balanced_order
 from lttune.engine.weights import save_weights
 from lttune.errors import CacheError
 from lttune.losses.cross_entropy import SoftmaxCrossEntropy
@@ -31,6 +34,7 @@ def stage1_config(config: TrainConfig) -> TrainConfig:
         config,
         method="cross_entropy",
         loss=SoftmaxCrossEntropy.Hyperparameters(),
+        own_loss=None,
         optim=config.stage1.optim,
         schedule=config.stage1.schedule,
         sampler=config.stage1.sampler,
@@ -82,6 +86,20 @@ def build_features(config: TrainConfig, assets: Assets, folder: Path, progress: 
         source = ImageSource(assets.half(half), Path(assets.val_images), config.input, seed=None, with_masks=False)
         build_test_features(detector, source, assets.ground_truth(half), folder / half, part(done))
         done += sizes[half]
+
+
+def build_memory(config: TrainConfig, assets: Assets, folder: Path, progress: Progress) -> None:
+    """Write the jittered boxes that feature memories store into `folder`."""
+    train = assets.train
+    source = ImageSource(train, Path(assets.train_images), config.input, seed=None, with_masks=False)
+    order = class_balanced_order(train.annotation_category, train.annotation_image, num_images=NUM_INSTANCES)
+    build_jittered(
+        frozen_detector(config, assets),
+        source,
+        np.unique(order),
+        folder,
+        lambda images, total: progress("memory", images, total),
+    )
 
 
 def frozen_detector(config: TrainConfig, assets: Assets) -> Detector:

@@ -1,5 +1,6 @@
 """The class-balanced pass that fills a loss's running scores and feature memory before training begins."""
 
+import logging
 from contextlib import closing
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from lttune.detectors.base import Detector
 from lttune.engine.loop import Learner
 from lttune.types import Annotations, IntArray
+
+logger = logging.getLogger(__name__)
 
 
 def class_balanced_order(categories: IntArray, images: IntArray, *, num_images: int) -> IntArray:
@@ -45,3 +48,5 @@ def warm_start(detector: Detector, learner: Learner, annotations: Annotations, *
     with closing(learner.batches(order, num_images, epoch, 0)) as batches:
         for _ in batches:
             pass
+    held = sum(stage.loss.state_bytes for stage in detector.stages)
+    logger.info("Mean scores and feature memory hold %.1f MB.", held / 1e6)

@@ -12,10 +12,14 @@ from lttune.evaluation.pairs import (
     mask_pairs,
     table_pairs,
 )
-from lttune.evaluation.report import EvaluationReport, headline
+from lttune.evaluation.report import CategoryTable, EvaluationReport, headline
+from lttune.evaluation.stream import FIXED_MAX_DETS, DetectionStream
 
 __all__ = [
+    "FIXED_MAX_DETS",
+    "CategoryTable",
     "DetectionColumns",
+    "DetectionStream",
     "EvaluationReport",
     "GroundTruth",
     "IouPairs",

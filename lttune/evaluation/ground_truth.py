@@ -14,16 +14,21 @@ from lttune.types import Annotations, FloatArray, IntArray
 
 # Square pixels, both ends inside: all, small, medium, large.
 AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+RECALLS = np.linspace(0, 1, 101)
 
-_EVALUATED, _NOT_EXHAUSTIVE = np.uint8(1), np.uint8(2)
+# A label holds these two bits, and above them 1 + the group, or 0 where no annotation is.
+EVALUATED, NOT_EXHAUSTIVE = np.int32(1), np.int32(2)
+_GROUP_SHIFT = np.int32(2)
+
+Labels = npt.NDArray[np.int32]
 
 
 class GroundTruth:
     """Annotations in order of image, category and place in their file, with what federated evaluation asks of them.
 
     LVIS labels each image for some categories only. A detection counts where its category has an annotation in the
-    image or is listed as absent from it. As in lvis-api, an annotation whose area is not above 0, or not finite, does
-    not exist.
+    image or is listed as absent from it, and everywhere in COCO-format annotations. As in lvis-api, an annotation
+    whose area is not above 0, or not finite, does not exist.
 
     Attributes:
         annotations: the file's columns.
@@ -62,13 +67,12 @@ class GroundTruth:
         self.image_start: IntArray = np.searchsorted(self.image, np.arange(self.num_images + 1))
         cells, first, self.group = np.unique(cell, return_index=True, return_inverse=True)
         self.group_start: IntArray = np.append(first, len(cell))
-        # Dense tables, because a trial asks them about millions of detections.
-        self._group_of_cell = np.full(self.num_images * self.num_categories, -1, np.int32)
-        self._group_of_cell[cells] = np.arange(len(cells))
-        self._state_of_cell = np.zeros(self.num_images * self.num_categories, np.uint8)
-        self._state_of_cell[cells] = _EVALUATED
-        self._state_of_cell[self._cell(*annotations.negative.T)] |= _EVALUATED
-        self._state_of_cell[self._cell(*annotations.not_exhaustive.T)] |= _NOT_EXHAUSTIVE
+        # A dense table, because a trial asks it about millions of detections.
+        everywhere = EVALUATED if annotations.is_exhaustive else np.int32(0)
+        self._label_of_cell: Labels = np.full(self.num_images * self.num_categories, everywhere)
+        self._label_of_cell[cells] = (np.arange(len(cells), dtype=np.int32) + 1) << _GROUP_SHIFT | EVALUATED
+        self._label_of_cell[self._cell(*annotations.negative.T)] |= EVALUATED
+        self._label_of_cell[self._cell(*annotations.not_exhaustive.T)] |= NOT_EXHAUSTIVE
 
     @property
     def num_images(self) -> int:
@@ -85,18 +89,35 @@ class GroundTruth:
         """The annotations of an image; the columns of its IoU table follow this order."""
         return np.arange(self.image_start[image], self.image_start[image + 1])
 
-    def groups(self, image: IntArray, category: IntArray) -> npt.NDArray[np.int32]:
+    def labels(self, image: npt.NDArray[np.integer], category: npt.NDArray[np.integer]) -> Labels:
+        """(N,) what is known of each category in each image, 0 nothing; category -1, one the file does not list."""
+        labels: Labels = self._label_of_cell[self._cell(image, np.maximum(category, 0))]
+        labels[category < 0] = 0
+        return labels
+
+    def groups(self, image: npt.NDArray[np.integer], category: npt.NDArray[np.integer]) -> Labels:
         """(N,) group of each image and category, -1 where they have no annotation."""
-        groups: npt.NDArray[np.int32] = self._group_of_cell[self._cell(image, category)]
-        return groups
+        return group_of(self.labels(image, category))
 
-    def is_evaluated(self, image: IntArray, category: IntArray) -> npt.NDArray[np.bool_]:
-        """(N,) whether it is known where in the image the category is, or that it is absent."""
-        return (self._state_of_cell[self._cell(image, category)] & _EVALUATED) > 0
+    @cached_property
+    def ignored_areas(self) -> npt.NDArray[np.uint8]:
+        """(M,) the area ranges in which each annotation is ignored, as bits."""
+        areas: npt.NDArray[np.uint8] = np.packbits(self.is_ignored, axis=0, bitorder="little")[0]
+        return areas
 
-    def is_not_exhaustive(self, image: IntArray, category: IntArray) -> npt.NDArray[np.bool_]:
-        """(N,) whether the image may hold more of the category than is annotated."""
-        return (self._state_of_cell[self._cell(image, category)] & _NOT_EXHAUSTIVE) > 0
+    @property
+    def num_images_of_category(self) -> IntArray:
+        """(C,) images with an annotation of the category that is not ignored."""
+        cells = np.unique(self._cell(self.image, self.category)[~self.is_ignored[0]])
+        return np.bincount(cells % self.num_categories, minlength=self.num_categories)
+
+    @cached_property
+    def recall_weights(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """Per area range, (number counted,) by category: how many of the 101 recalls its k-th match is first to reach.
+
+        Matches k = 1, 2, ... of category c stand from the sum of `num_counted` below c on.
+        """
+        return tuple(_recall_weights(counts) for counts in self.num_counted)
 
     @cached_property
     def rles(self) -> list[Rle]:
@@ -108,8 +129,8 @@ class GroundTruth:
         heights, widths = self.annotations.image_heights, self.annotations.image_widths
         return [self._rle(i, heights[image], widths[image]) for i, image in zip(self.index, self.image, strict=True)]
 
-    def _cell(self, image: IntArray, category: IntArray) -> IntArray:
-        return image * self.num_categories + category
+    def _cell(self, image: npt.NDArray[np.integer], category: npt.NDArray[np.integer]) -> IntArray:
+        return image.astype(np.int64, copy=False) * self.num_categories + category
 
     def _rle(self, index: np.int64, height: np.int64, width: np.int64) -> Rle:
         annotations = self.annotations
@@ -121,3 +142,15 @@ class GroundTruth:
             return to_rle(segmentation, int(height), int(width))
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
+
+
+def group_of(labels: Labels) -> Labels:
+    """The group in each label, -1 where no annotation is."""
+    return (labels >> _GROUP_SHIFT) - np.int32(1)
+
+
+def _recall_weights(counts: IntArray) -> FloatArray:
+    num_annotations = np.repeat(counts, counts)
+    match = np.arange(len(num_annotations)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    reached = np.searchsorted(RECALLS, match / num_annotations, side="right")
+    return np.where(match == 1, reached, np.diff(reached, prepend=0)).astype(np.float64)

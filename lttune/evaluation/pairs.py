@@ -4,7 +4,7 @@ Shape letters: N detections, P pairs or proposals, G annotations of one image, H
 category whose IoU reaches the lowest threshold, 0.5, are kept. IoUs are computed as pycocotools does, to the bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lttune.evaluation.ground_truth import GroundTruth
+from lttune.evaluation.ground_truth import GroundTruth, Labels
 from lttune.masks import Rle, rle_ious
 from lttune.types import FloatArray, IntArray
 
@@ -22,6 +22,8 @@ LOWEST_IOU = 0.5
 _MASK_VALUES = 1 << 25
 # float32 counts exactly up to here.
 _EXACT_COUNT = 1 << 24
+# Detections whose pairs are computed at a time: what they need stays in a processor's own cache.
+_ROWS = 1 << 13
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -30,19 +32,48 @@ BoolArray = npt.NDArray[np.bool_]
 class IouPairs:
     """Pairs of a detection and an annotation of its image and category."""
 
-    row: IntArray  # (P,) row of the detection
+    row: IntArray  # (P,) row of the detection; ascending within an annotation
     annotation: IntArray  # (P,) in GroundTruth order
     iou: npt.NDArray[np.floating]  # (P,) from 0.5
 
+    def of_rows(self, is_wanted: BoolArray) -> "IouPairs":
+        """The pairs of those of the N detections that are wanted."""
+        kept = is_wanted[self.row]
+        return IouPairs(row=self.row[kept], annotation=self.annotation[kept], iou=self.iou[kept])
 
-def box_pairs(ground_truth: GroundTruth, image: IntArray, category: IntArray, boxes_xywh: FloatArray) -> IouPairs:
+
+def box_pairs(
+    ground_truth: GroundTruth,
+    image: npt.NDArray[np.integer],
+    category: npt.NDArray[np.integer],
+    boxes_xywh: npt.NDArray[np.floating],
+) -> IouPairs:
     """Pairs of N boxes; arguments are columns, image and category numbers, -1 a category the file does not list."""
-    return _pairs(
-        ground_truth,
-        image,
-        category,
-        lambda row, annotation: _box_iou(boxes_xywh[row], ground_truth.boxes_xywh[annotation]),
-    )
+    return box_pairs_of_groups(ground_truth, ground_truth.groups(image, category), boxes_xywh)
+
+
+def box_pairs_of_groups(ground_truth: GroundTruth, groups: Labels, boxes_xywh: npt.NDArray[np.floating]) -> IouPairs:
+    """Pairs of N boxes (N, 4); a detection of group -1 has none."""
+    x, y, w, h = ground_truth.boxes_xywh.T.copy()
+    right, bottom, area = x + w, y + h, w * h
+    parts = []
+    for rows, size, annotation in _candidates(ground_truth, groups):
+        # Sides that are not finite give NaN or an infinite union here; evaluation drops such detections.
+        with np.errstate(invalid="ignore", over="ignore"):
+            found_x, found_y, found_w, found_h = boxes_xywh[rows].astype(np.float64, copy=False).T
+            common_w = np.minimum(np.repeat(found_x + found_w, size), right[annotation])
+            common_w -= np.maximum(np.repeat(found_x, size), x[annotation])
+            # Most candidates lie apart.
+            near = np.flatnonzero(common_w > 0)
+            place = np.repeat(np.arange(len(rows)), size)[near]
+            annotation, common_w = annotation[near], common_w[near]
+            common_h = np.minimum((found_y + found_h)[place], bottom[annotation])
+            common_h -= np.maximum(found_y[place], y[annotation])
+            common = common_w * np.maximum(common_h, 0)
+            union = (found_w * found_h)[place] + area[annotation] - common
+            iou = np.divide(common, union, out=np.zeros_like(common), where=common != 0)
+        parts.append(_near_enough(rows[place], annotation, iou))
+    return _joined(parts)
 
 
 def table_pairs(
@@ -67,28 +98,45 @@ def table_pairs(
     """
     table_width = np.diff(ground_truth.image_start)
     row_start = table_start[image] + proposal * table_width[image] - ground_truth.image_start[image]
-    return _pairs(ground_truth, image, category, lambda row, annotation: tables[row_start[row] + annotation])
+    return _joined(
+        [
+            _near_enough(np.repeat(rows, size), annotation, tables[np.repeat(row_start[rows], size) + annotation])
+            for rows, size, annotation in _candidates(ground_truth, ground_truth.groups(image, category))
+        ]
+    )
 
 
-def mask_pairs(ground_truth: GroundTruth, image: IntArray, category: IntArray, rles: Sequence[Rle]) -> IouPairs:
+def mask_pairs(
+    ground_truth: GroundTruth,
+    image: npt.NDArray[np.integer],
+    category: npt.NDArray[np.integer],
+    rles: Sequence[Rle],
+) -> IouPairs:
     """Pairs of N masks; arguments as in `box_pairs`.
 
     Raises:
         DataError: an annotation has no mask, or a malformed one.
     """
-    groups = _groups(ground_truth, image, category)
+    return mask_pairs_of_groups(ground_truth, ground_truth.groups(image, category), rles)
+
+
+def mask_pairs_of_groups(ground_truth: GroundTruth, groups: Labels, rles: Sequence[Rle]) -> IouPairs:
+    """Pairs of N masks; a detection of group -1 has none, and its mask is not looked at.
+
+    Raises:
+        DataError: an annotation has no mask, or a malformed one.
+    """
     rows = np.flatnonzero(groups >= 0)
     rows = rows[np.argsort(groups[rows], kind="stable")]
     found, first = np.unique(groups[rows], return_index=True)
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    parts = []
     # Not strict: a split of nothing still has one part.
     for group, members in zip(found, np.split(rows, first[1:]), strict=False):
         start, stop = ground_truth.group_start[group : group + 2]
         iou = rle_ious([rles[i] for i in members], ground_truth.rles[start:stop])
         member, column = np.nonzero(iou >= LOWEST_IOU)
-        parts.append((members[member], start + column, iou[member, column]))
-    row, annotation, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return IouPairs(row=row, annotation=annotation, iou=iou)
+        parts.append(IouPairs(row=members[member], annotation=start + column, iou=iou[member, column]))
+    return _joined(parts)
 
 
 def box_iou_table(boxes: npt.NDArray[np.floating], annotation_boxes_xywh: FloatArray) -> FloatArray:
@@ -122,28 +170,30 @@ def mask_areas(masks: Tensor | BoolArray) -> FloatArray:
     return areas
 
 
-def _groups(ground_truth: GroundTruth, image: IntArray, category: IntArray) -> npt.NDArray[np.int32]:
-    groups = ground_truth.groups(image, np.maximum(category, 0))
-    groups[category < 0] = -1
-    return groups
+def _candidates(ground_truth: GroundTruth, groups: Labels) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
+    """Detections of a group, how many annotations each is compared with, and those annotations one after the other."""
+    in_group = np.flatnonzero(groups >= 0)
+    for begin in range(0, len(in_group), _ROWS):
+        rows = in_group[begin : begin + _ROWS]
+        start = ground_truth.group_start[groups[rows]]
+        size = ground_truth.group_start[groups[rows] + 1] - start
+        stop = np.cumsum(size)
+        yield rows, size, np.arange(stop[-1]) + np.repeat(start - (stop - size), size)
 
 
-def _pairs(
-    ground_truth: GroundTruth,
-    image: IntArray,
-    category: IntArray,
-    iou_of: Callable[[IntArray, IntArray], npt.NDArray[np.floating]],
-) -> IouPairs:
-    """Every detection with every annotation of its group, kept where the IoU is high enough."""
-    groups = _groups(ground_truth, image, category)
-    rows = np.flatnonzero(groups >= 0)
-    start, stop = ground_truth.group_start[groups[rows]], ground_truth.group_start[groups[rows] + 1]
-    size = stop - start
-    row = np.repeat(rows, size)
-    annotation = np.arange(len(row)) + np.repeat(start - (np.cumsum(size) - size), size)
-    iou = iou_of(row, annotation)
+def _near_enough(row: IntArray, annotation: IntArray, iou: npt.NDArray[np.floating]) -> IouPairs:
     is_near = iou >= LOWEST_IOU
     return IouPairs(row=row[is_near], annotation=annotation[is_near], iou=iou[is_near])
+
+
+def _joined(parts: Sequence[IouPairs]) -> IouPairs:
+    if not parts:
+        return IouPairs(row=np.zeros(0, np.int64), annotation=np.zeros(0, np.int64), iou=np.zeros(0))
+    return IouPairs(
+        row=np.concatenate([part.row for part in parts]),
+        annotation=np.concatenate([part.annotation for part in parts]),
+        iou=np.concatenate([part.iou for part in parts]),
+    )
 
 
 def _box_iou(first: FloatArray, second: FloatArray) -> FloatArray:

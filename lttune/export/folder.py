@@ -1,36 +1,45 @@
-"""A trial as a folder that stands alone: configuration, weights, metrics, and what they were found with.
+"""A trained detector as a folder that stands alone: configuration, weights, metrics, and what they were found with.
 
-config.yaml           a search space whose defaults are the trial's values, the setting in full
+config.yaml           a search space whose defaults are the trained values, the setting in full
 weights.safetensors   the whole detector, by part
-metrics.json          on both halves, from the weights and the images
-provenance.json       versions, seeds, fidelity, digests
-README.md             what is in the folder
+metrics.json          by half of the validation images, from the weights and the images
+provenance.json       study, seeds, digests, what trains
+environment.txt       every installed package with its version
+README.md             the model card
 """
 
 import json
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from lttune.engine.assets import Assets, Half, Progress
 from lttune.engine.checkpoint import file_digest, replacing_folder, value_digest, write_json
-from lttune.engine.config import Recipe, TrainConfig
+from lttune.engine.config import DataConfig, Recipe, TrainConfig
 from lttune.engine.prepare import prepare_data
 from lttune.engine.run import TrainingRun
 from lttune.engine.weights import save_weights
 from lttune.errors import CacheError, InputError
 from lttune.evaluation.report import headline
+from lttune.export.model_card import model_card
+from lttune.export.origin import Origin, commented
+from lttune.losses import LOSSES
 from lttune.spec.load import load_spec
-from lttune.spec.search import SearchSpec
+from lttune.spec.parameters import Parameter, Scalar
+from lttune.spec.search import Losses, SearchSpec
 from lttune.spec.yaml_text import to_yaml
 from lttune.types import TrialResult
 
+MetricsByHalf = dict[str, dict[str, float]]
+
 _SPLITS: tuple[Half, ...] = ("tune", "report", "all")
-_PACKAGES = ("lttune", "torch", "torchvision", "numpy", "ray", "optuna", "mlflow")
+# Without these a folder is no export.
+_FILES = ("config.yaml", "weights.safetensors", "provenance.json")
 
 
 def export_trial(
@@ -38,16 +47,15 @@ def export_trial(
     trial: TrialResult,
     *,
     study: str,
-    recipe: Recipe,
     assets: Assets,
     checkpoint: Path,
     to: Path,
     progress: Progress,
-) -> dict[str, dict[str, float]]:
+) -> MetricsByHalf:
     """Write a finished trial to a new folder.
 
     Args:
-        recipe: what the trial's method trains.
+        spec: of the study, with its recipes.
         checkpoint: the trial's last one.
         to: a folder that does not exist or is empty.
 
@@ -58,25 +66,68 @@ def export_trial(
         InputError: the folder holds something, or the trial has no checkpoint.
     """
     check_export(trial, study=study, checkpoint=checkpoint, to=to)
-    config = spec.resolve(trial.params, recipe)
-    run = TrainingRun(config, assets, judged_on=None)
+    run = TrainingRun(spec.resolve(trial.params), assets, judged_on=None)
     run.restore(checkpoint)
+    with new_folder(to) as folder:
+        title = f"trial {trial.number} of study {study}"
+        return write_run(run, spec, trial, title=title, folder=folder, name=to.name, progress=progress)
+
+
+def export_values(spec: SearchSpec, trial: TrialResult, origin: Origin, *, to: Path) -> None:
+    """Write a trial's values for another setting to a new folder: nothing was trained there, so nothing else is known.
+
+    Args:
+        spec: of the study, on the other setting.
+
+    Raises:
+        InputError: the folder holds something.
+    """
+    with new_folder(to) as folder:
+        _write_config(spec, trial.params, origin, folder)
+        config = spec.resolve(trial.params)
+        write_json(_provenance(config, trial, origin, folder), folder / "provenance.json")
+        (folder / "README.md").write_text(model_card(config, trial, origin, None, name=to.name), encoding="utf-8")
+
+
+def write_run(
+    run: TrainingRun, spec: SearchSpec, trial: TrialResult, *, title: str, folder: Path, name: str, progress: Progress
+) -> MetricsByHalf:
+    """Write a finished run into a folder, the metrics last: where they are, the folder is whole.
+
+    Args:
+        spec: what the run's configuration comes from.
+        trial: the run's number and values.
+        title: what it is called, `trial 3 of study acsl`.
+        name: the folder's once it has its place.
+    """
+    origin = Origin.of(run.config, run.assets, trial=title, setting=spec.on.description)
+    save_weights(run.detector, folder / "weights.safetensors")
+    _write_config(spec, trial.params, origin, folder)
+    (folder / "environment.txt").write_text(_environment(), encoding="utf-8")
+    write_json(_provenance(run.config, trial, origin, folder), folder / "provenance.json")
+    metrics = _measure(run.config, run.assets, folder / "weights.safetensors", _SPLITS, None, progress)
+    card = model_card(run.config, trial, origin, metrics, name=name)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_json(metrics, folder / "metrics.json")
+    return metrics
+
+
+def new_folder(to: Path) -> Any:
+    """A temporary folder that takes the place of `to` when the block ends well.
+
+    Raises:
+        InputError: there is something in `to`.
+    """
+    check_folder(to)
     if to.exists():
         to.rmdir()
-    with replacing_folder(to.absolute()) as folder:
-        save_weights(run.detector, folder / "weights.safetensors")
-        # A description of several lines would end the comment.
-        setting = " ".join(spec.on.description.split()) or "its setting"
-        (folder / "config.yaml").write_text(
-            f"# Trial {trial.number} of study {study}: its values are the defaults, so a search tries them first.\n"
-            f"# Found on: {setting}, fidelity {config.fidelity}.\n" + to_yaml(with_defaults(spec, trial).to_document()),
-            encoding="utf-8",
-        )
-        metrics = _measure(config, assets, folder / "weights.safetensors", _SPLITS, None, progress)
-        write_json(metrics, folder / "metrics.json")
-        write_json(_provenance(config, trial, study, folder), folder / "provenance.json")
-        (folder / "README.md").write_text(_readme(config, trial, study, metrics, to.name), encoding="utf-8")
-    return metrics
+    return replacing_folder(to.absolute())
+
+
+def check_folder(to: Path) -> None:
+    """Refuse a folder that holds something."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"{to} exists and is not an empty folder; name another one.")
 
 
 def check_export(trial: TrialResult, *, study: str, checkpoint: Path, to: Path) -> None:
@@ -85,8 +136,7 @@ def check_export(trial: TrialResult, *, study: str, checkpoint: Path, to: Path) 
     Raises:
         InputError: the folder holds something, or the trial has no checkpoint.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"{to} exists and is not an empty folder; name another one.")
+    check_folder(to)
     if not checkpoint.is_file():
         raise InputError(f"trial {trial.number} of {study} has no checkpoint at {checkpoint}; export another trial.")
 
@@ -99,34 +149,61 @@ def evaluate_folder(
     progress: Progress,
     max_dets: int | None = None,
     data_root: Path | None = None,
+    losses: Losses = LOSSES,
 ) -> dict[str, float]:
     """The metrics of an exported folder, from its weights and the images; equal to those it was written with.
 
     Args:
         cache: where generated data are kept.
         max_dets: another limit of detections than the setting's.
+        losses: by method, where one is not lttune's own.
 
     Raises:
-        InputError: the folder is not an export.
+        InputError: the folder is not an export, or its data are not there.
         CacheError: its weights are damaged.
     """
-    for name in ("config.yaml", "weights.safetensors", "provenance.json"):
+    for name in _FILES:
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder} is not an exported folder: it has no {name}. Make one: lttune export STUDY --to DIR"
             )
-    spec = load_spec(folder / "config.yaml", data_root=data_root)
     recipe = _recipe(folder / "provenance.json")
-    config = spec.resolve(spec.defaults(), recipe)
+    # The weights that training started from are not needed, and may be gone.
+    spec = load_spec(
+        folder / "config.yaml", data_root=data_root, needs_files=False, recipe_of=lambda _: recipe, losses=losses
+    )
+    config = spec.resolve(spec.defaults())
+    _require_data(config.data)
     cache.mkdir(parents=True, exist_ok=True)
     assets = prepare_data(config.data, cache, progress)
     return _measure(config, assets, folder / "weights.safetensors", (split,), max_dets, progress)[split]
 
 
-def with_defaults(spec: SearchSpec, trial: TrialResult) -> SearchSpec:
-    """The same search with the trial's values as its defaults."""
-    space = {key: parameter.model_copy(update={"default": trial.params[key]}) for key, parameter in spec.space.items()}
+def with_defaults(spec: SearchSpec, params: Mapping[str, Scalar]) -> SearchSpec:
+    """The same search with these values as its defaults."""
+
+    def changed(key: str, parameter: Parameter) -> Parameter:
+        is_meant = key in params and parameter.is_active(params)
+        return parameter.model_copy(update={"default": params[key]}) if is_meant else parameter
+
+    space = {
+        key: tuple(changed(key, one) for one in found) if isinstance(found, tuple) else changed(key, found)
+        for key, found in spec.space.items()
+    }
     return spec.model_copy(update={"space": MappingProxyType(space)})
+
+
+def _write_config(spec: SearchSpec, params: Mapping[str, Scalar], origin: Origin, folder: Path) -> None:
+    header = [*origin.lines(), "Its values are the defaults: lttune train trains them, a search tries them first."]
+    text = commented(header) + to_yaml(with_defaults(spec, params).to_document())
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def _require_data(data: DataConfig) -> None:
+    for split in filter(None, (data.train, data.val)):
+        for path, is_there in ((split.annotations, Path.is_file), (split.images, Path.is_dir)):
+            if not is_there(Path(path)):
+                raise InputError(f"data: there is no {path}; set --data-root or LTTUNE_DATA.")
 
 
 def _recipe(provenance: Path) -> Recipe:
@@ -135,6 +212,8 @@ def _recipe(provenance: Path) -> Recipe:
         parts = values["parts"]
         return Recipe(
             parts="all" if parts == "all" else tuple(parts),
+            cached_parts=tuple(values["cached_parts"]),
+            start=values["start"],
             classifier_start=values["classifier_start"],
             fidelity=values["fidelity"],
             left_out=tuple(values["left_out"]),
@@ -150,13 +229,15 @@ def _measure(
     splits: tuple[Half, ...],
     max_dets: int | None,
     progress: Progress,
-) -> dict[str, dict[str, float]]:
+) -> MetricsByHalf:
     """Metrics by half of the weights in a file, from the images."""
+    given = config.detector.weights
     config = replace(
         config,
         fidelity="full",
-        recipe=replace(config.recipe, classifier_start="stage1"),
-        detector=replace(config.detector, weights=None),
+        recipe=replace(config.recipe, start="stage1", classifier_start="stage1"),
+        # Whether there are any decides on the detector's layers; which ones does not matter here.
+        detector=replace(config.detector, weights=given and str(weights)),
     )
     run = TrainingRun(config, replace(assets, stage1_weights=str(weights), features=None), judged_on=None)
     if run.weights_left:
@@ -164,7 +245,7 @@ def _measure(
             f"{weights}: not the weights of this detector, {len(run.weights_left)} tensors do not fit "
             f"({run.weights_left[0]}); export the trial again."
         )
-    metrics: dict[str, dict[str, float]] = {}
+    metrics: MetricsByHalf = {}
     for done, split in enumerate(splits):
         progress("evaluation", done, len(splits))
         found = run.evaluate(run.judge(split), max_dets=max_dets).metrics
@@ -173,54 +254,27 @@ def _measure(
     return metrics
 
 
-def _provenance(config: TrainConfig, trial: TrialResult, study: str, folder: Path) -> dict[str, Any]:
+def _provenance(config: TrainConfig, trial: TrialResult, origin: Origin, folder: Path) -> dict[str, Any]:
     resolved = config.to_dict()
+    weights = folder / "weights.safetensors"
     return {
-        "study": study,
-        "trial": trial.number,
+        "trial": origin.trial,
+        "method": config.method,
         "params": dict(trial.params),
         "metrics_of_the_search": dict(trial.metrics),
-        "fidelity": config.fidelity,
+        "found_on": origin.to_json(),
         "differs_from_published": list(config.differs_from_published),
         "recipe": resolved["recipe"],
         "seeds": {"training": config.seed, "stage1": config.stage1.seed},
         "applied_hash": trial.applied_hash,
         "config_sha256": value_digest(resolved),
-        "weights_sha256": file_digest(folder / "weights.safetensors"),
-        "versions": {package: version(package) for package in _PACKAGES},
-        "python": platform.python_version(),
+        "weights_sha256": file_digest(weights) if weights.is_file() else None,
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
-def _readme(
-    config: TrainConfig, trial: TrialResult, study: str, metrics: dict[str, dict[str, float]], name: str
-) -> str:
-    rows = "\n".join(
-        f"| {split} | " + " | ".join(f"{values[key]:.2f}" for key in ("AP", "AP_r", "AP_c", "AP_f")) + " |"
-        for split, values in metrics.items()
-    )
-    params = "\n".join(f"- `{key}`: {value}" for key, value in trial.params.items())
-    differs = "\n".join(f"- {line}" for line in config.differs_from_published) or "- nothing that is known"
-    return f"""# Trial {trial.number} of study {study}
-
-Method `{config.method}`, detector `{config.detector.name}`, found at fidelity `{config.fidelity}`.
-
-{params}
-
-| validation images | AP | AP_r | AP_c | AP_f |
-|---|---|---|---|---|
-{rows}
-
-At most {config.evaluation.max_dets} detections per image. The search selected on `tune`; `report` was kept from it.
-These values are measured with the weights of this folder on the images; the search's own, on cached features of the
-frozen trunk, are in `provenance.json` and may differ in the last digits.
-
-Differs from the published recipe:
-
-{differs}
-
-- `config.yaml`: `lttune search {name}/config.yaml` searches on with these values first
-- `weights.safetensors`: the whole detector; names start with the part
-- `lttune evaluate {name} --split report` measures again
-"""
+def _environment() -> str:
+    packages = {found.metadata["Name"]: found.version for found in distributions()}
+    lines = [f"{name}=={packages[name]}" for name in sorted(packages, key=str.lower)]
+    head = [f"# Python {platform.python_version()} on {platform.system()} {platform.machine()}"]
+    return "\n".join([*head, *lines]) + "\n"

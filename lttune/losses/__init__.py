@@ -34,34 +34,40 @@ LOSSES: dict[str, type[ClassificationLoss]] = {
 
 
 def build_loss(
-    name: str,
+    name: str | type[ClassificationLoss],
     *,
     num_classes: int,
     frequencies: CategoryFrequencies,
     generator: torch.Generator | None = None,
+    images_per_process: int | None = None,
     **hyperparameters: Any,
 ) -> ClassificationLoss:
-    """A loss by its name in `LOSSES`.
+    """A loss by its name in `LOSSES`, or of a class of one's own.
 
     Args:
-        name: key of `LOSSES`.
+        name: key of `LOSSES`, or the class.
         num_classes: C, foreground categories.
         frequencies: counts of the full training annotations.
         generator: source of the loss's draws; a loss that draws refuses to train without one.
+        images_per_process: images of the batch that one process of the published run would have, for losses whose
+            draws or comparisons stay within a process; None: all of them.
         hyperparameters: fields of the loss's `Hyperparameters`, published values where left out; a nested group may
             come as a mapping.
 
     Raises:
         InputError: unknown name or hyperparameter, or a value out of its range.
     """
-    if name not in LOSSES:
+    if isinstance(name, str) and name not in LOSSES:
         raise InputError(f"loss '{name}' does not exist.{did_you_mean(name, list(LOSSES))}")
-    loss = LOSSES[name]
+    loss = LOSSES[name] if isinstance(name, str) else name
     return loss(
         num_classes=num_classes,
         frequencies=frequencies,
-        hyperparameters=_hyperparameters(loss.Hyperparameters, hyperparameters, where=f"loss '{name}'"),
+        hyperparameters=_hyperparameters(
+            loss.Hyperparameters, hyperparameters, where=f"loss '{name if isinstance(name, str) else name.__name__}'"
+        ),
         generator=generator,
+        images_per_process=images_per_process,
     )
 
 
@@ -69,8 +75,7 @@ def _hyperparameters(kind: Any, values: Mapping[str, Any], *, where: str) -> Los
     known = {field.name: field.default_factory for field in fields(kind)}
     for key in values:
         if key not in known:
-            advice = did_you_mean(key, list(known)) if known else " It has none."
-            raise InputError(f"{where} has no hyperparameter '{key}'.{advice}")
+            raise InputError(f"{where} has no hyperparameter '{key}'.{did_you_mean(key, list(known))}")
     made: LossHyperparameters = kind(
         **{
             key: _hyperparameters(known[key], value, where=f"{where}, {key}") if isinstance(value, Mapping) else value

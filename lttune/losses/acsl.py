@@ -51,7 +51,9 @@ def weight_mask(
     drawn = _draw_rows(is_background, background_ratios, generator, rounding)
     # The background column needs no group: on background rows it is the RoI's own column, set last.
     group_of_column = F.pad(frequency_group, (0, 1))
-    by_group = drawn.index_select(0, group_of_column).T
+    by_group = drawn.index_select(
+        0, group_of_column
+    ).T.contiguous()  # in the order of logits, which the loss reads fast
     mask = torch.where(is_background[:, None], by_group, logits.detach().sigmoid() >= score_threshold)
     return mask.scatter_(1, labels[:, None], True)
 
@@ -74,7 +76,7 @@ def _draw_rows(
 
 def acsl_loss(logits: Tensor, labels: Tensor, weight_mask: Tensor) -> Tensor:
     """Binary cross-entropy summed over the cells that `weight_mask` (N, C + 1) switches on, averaged over all RoIs."""
-    return sigmoid_cross_entropy(logits, labels, weight=weight_mask.to(logits.dtype))
+    return sigmoid_cross_entropy(logits, labels, weight=weight_mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,30 +120,19 @@ class Acsl(ClassificationLoss):
     groups instead of the threshold.
 
     Differences from the published code: background is the last column, not the first; the draws come from `generator`,
-    not from NumPy's global one, so that a run can be repeated; shares of background RoIs are of the whole call, where
-    the published run had two images per process.
+    not from NumPy's global one, so that a run can be repeated; shares of background RoIs are of the whole batch unless
+    `images_per_process` says otherwise; the published runs had 2.
     """
 
     Hyperparameters: ClassVar[type[LossHyperparameters]] = AcslHyperparameters
     hyperparameters: AcslHyperparameters
     frequency_group: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        frequencies: CategoryFrequencies,
-        hyperparameters: AcslHyperparameters,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes, frequencies=frequencies, hyperparameters=hyperparameters, generator=generator
-        )
+    def set_up(self, frequencies: CategoryFrequencies) -> None:
         self.register_buffer("frequency_group", frequencies.group, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         values = self.hyperparameters
-        logits = at_least_float32(logits)
         mask = weight_mask(
             logits,
             labels,

@@ -25,6 +25,10 @@ class LossHyperparameters:
 class RoiAugmenter(Protocol):
     """Adds rows to the RoIs that classifier and box regressor train on (LOCE's feature memory)."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all that is stored."""
+
     def boxes(
         self, targets: Sequence[Target], image_sizes: Sequence[tuple[int, int]], generator: torch.Generator
     ) -> list[Tensor]:
@@ -46,13 +50,23 @@ class RoiAugmenter(Protocol):
 class ClassificationLoss(nn.Module, ABC):
     """A classification loss that owns its width, its activation and its statistics.
 
-    Running statistics are buffers that move only in training mode, so that checkpoints keep them.
+    Running statistics are buffers that move only in training mode, so that checkpoints keep them. A call moves them by
+    the whole batch first, once, and over all ranks where several train together; then it takes the terms.
+
+    The published runs gave each process a few images of the batch. A loss whose draws or comparisons stay within a
+    process says `scope = "process"` and takes its terms of each process's images apart, with their own number of RoIs,
+    and averages them, as training in parallel averages gradients. Statistics are one for all processes even then:
+    counts that each process keeps for itself, as published, differ by which images it happened to see.
 
     Args:
         num_classes: C, foreground categories.
         frequencies: counts of the full training annotations.
         hyperparameters: the frozen values; the module reads them from here at every call.
         generator: source of the loss's own draws; None where the loss draws nothing.
+        images_per_process: images of the batch that one process of the published run would have; None: all of them.
+
+    Raises:
+        InputError: `images_per_process` is below 1.
     """
 
     Hyperparameters: ClassVar[type[LossHyperparameters]]
@@ -66,13 +80,21 @@ class ClassificationLoss(nn.Module, ABC):
         frequencies: CategoryFrequencies,
         hyperparameters: Any,
         generator: torch.Generator | None = None,
+        images_per_process: int | None = None,
     ) -> None:
         super().__init__()
         assert num_classes == frequencies.num_categories, (num_classes, frequencies.num_categories)
+        if images_per_process is not None and images_per_process < 1:
+            raise InputError(f"images_per_process is {images_per_process}; use at least 1, or None for all images.")
         self.num_classes = num_classes
         self.hyperparameters = hyperparameters
         self.generator = generator
+        self.images_per_process = images_per_process
         self.augmenter: RoiAugmenter | None = None
+        self.set_up(frequencies)
+
+    def set_up(self, frequencies: CategoryFrequencies) -> None:
+        """Register constants and statistics; the end of construction."""
 
     @property
     def num_logits(self) -> int:
@@ -85,12 +107,19 @@ class ClassificationLoss(nn.Module, ABC):
         training begins; 0 for none."""
         return 0
 
+    @property
+    def state_bytes(self) -> int:
+        """Memory of everything that training changes: running statistics and the augmenter's memory."""
+        statistics = sum(int(statistic.nbytes) for statistic in self.state_dict().values())
+        return statistics if self.augmenter is None else statistics + self.augmenter.num_bytes
+
     def initial_bias(self) -> Tensor | None:
         """(num_logits,) start of a fresh classifier's bias, or None for zeros."""
         return None
 
-    @abstractmethod
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None, image_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Named scalar terms, already weighted; their sum is trained.
 
         Computes in float32 at least: half precision is raised, float64 stays float64. No rows give zero with a
@@ -101,11 +130,58 @@ class ClassificationLoss(nn.Module, ABC):
             labels: (N,) int64 in [0, C], C is background.
             instance_ids: (N,) int64, the matched ground truth of each row counted over the batch; -1 background,
                 -2 a memory row.
+            image_ids: (N,) int64, the image of each row counted over the batch; -1 a memory row. Needed where
+                `images_per_process` is given.
+
+        Raises:
+            InputError: `image_ids` are needed and absent.
+        """
+        logits = at_least_float32(logits)
+        if self.training:
+            self.observe(logits.detach(), labels, instance_ids=instance_ids)
+        if self.scope == "global" or self.images_per_process is None:
+            return self.terms(logits, labels)
+        if image_ids is None:
+            raise InputError(
+                f"images_per_process is {self.images_per_process}, but the loss was called without image_ids; give "
+                "both or neither."
+            )
+        order, sizes = rows_by_process(image_ids, self.images_per_process)
+        if len(sizes) < 2:
+            return self.terms(logits, labels)
+        parts = zip(torch.split(logits.index_select(0, order), sizes), torch.split(labels[order], sizes), strict=True)
+        terms = [self.terms(*part) for part in parts]
+        return {name: torch.stack([own[name] for own in terms]).mean() for name in terms[0]}
+
+    def observe(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> None:
+        """Move the running statistics by one batch, whatever the mode; arguments as in `forward`, without a graph."""
+
+    @abstractmethod
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The terms of `forward` over rows that belong together; moves no statistics.
+
+        Args:
+            logits: (N, num_logits), float32 or float64.
+            labels: (N,).
         """
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
         """(N, C) in [0, 1]: the activation used at test time."""
+
+
+def rows_by_process(image_ids: Tensor, images_per_process: int) -> tuple[Tensor, list[int]]:
+    """Deal out rows to processes that have as many images each; the number of rows of each waits for the device.
+
+    Args:
+        image_ids: (N,) int64 image of each row; -1, a row of no image, goes to the first process.
+        images_per_process: images of each process, the last one may have fewer.
+
+    Returns:
+        (N,) the rows in the order of the processes, within each in their own order, and how many each process has.
+    """
+    process = image_ids.clamp(min=0) // images_per_process
+    return process.argsort(stable=True), process.bincount().tolist()
 
 
 def require(condition: bool, field: str, value: object, advice: str) -> None:

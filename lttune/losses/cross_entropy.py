@@ -5,11 +5,12 @@ Shape letters: N RoIs, C foreground categories. Logits are (N, C + 1), backgroun
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lttune.losses.base import ClassificationLoss, LossHyperparameters, at_least_float32, mean_over_rows, require
 
@@ -25,11 +26,31 @@ def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, *, weight: Tensor | No
     Args:
         logits: (N, C + 1).
         labels: (N,).
-        weight: factor of each cell, broadcast to (N, C + 1).
+        weight: factor of each cell, or a mask, broadcast to (N, C + 1); gets no gradient.
     """
-    target = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
-    total = F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="sum")
+    total: Tensor = _SigmoidCrossEntropy.apply(logits, labels, weight)
     return mean_over_rows(total, len(labels))
+
+
+class _SigmoidCrossEntropy(torch.autograd.Function):
+    """Sum of weight (softplus(z) - t z) over all cells; a third of the time of torch's own on a CPU, whose log1p is
+    slow, and without a tensor of targets."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+        ctx.save_for_backward(logits, labels, weight)
+        # softplus(z) = max(z, 0) - log(sigmoid(|z|)), exact to the rounding of numbers near 1.
+        cost = logits.clamp(min=0).sub_(logits.abs().sigmoid_().log_())
+        cost.scatter_add_(1, labels[:, None], -logits.gather(1, labels[:, None]))
+        return (cost if weight is None else cost.mul_(weight)).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        logits, labels, weight = ctx.saved_tensors
+        gradient = logits.sigmoid()
+        gradient.scatter_add_(1, labels[:, None], -gradient.new_ones(len(labels), 1))
+        return (gradient if weight is None else gradient.mul_(weight)).mul_(upstream), None, None
 
 
 def softmax_scores(logits: Tensor) -> Tensor:
@@ -49,7 +70,16 @@ def gated_sigmoid_scores(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxCrossEntropyHyperparameters(LossHyperparameters):
-    """Nothing to tune."""
+    """Values of the softmax baseline.
+
+    Attributes:
+        weight: factor of the loss, in [0, 1000]; weighs it against those of boxes and masks, published as 1.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.weight <= 1000, "weight", self.weight, "it is a factor of the loss, use a value in [0, 1000]")
 
 
 class SoftmaxCrossEntropy(ClassificationLoss):
@@ -60,10 +90,11 @@ class SoftmaxCrossEntropy(ClassificationLoss):
     """
 
     Hyperparameters: ClassVar[type[LossHyperparameters]] = SoftmaxCrossEntropyHyperparameters
+    hyperparameters: SoftmaxCrossEntropyHyperparameters
     scope = "global"
 
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
-        return {"loss_cls": softmax_cross_entropy(at_least_float32(logits), labels)}
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss_cls": self.hyperparameters.weight * softmax_cross_entropy(logits, labels)}
 
     def scores(self, logits: Tensor) -> Tensor:
         return softmax_scores(at_least_float32(logits))
@@ -102,8 +133,8 @@ class SigmoidCrossEntropy(ClassificationLoss):
         prior = self.hyperparameters.prior
         return None if prior is None else torch.full((self.num_logits,), math.log(prior) - math.log1p(-prior))
 
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
-        return {"loss_cls": sigmoid_cross_entropy(at_least_float32(logits), labels)}
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss_cls": sigmoid_cross_entropy(logits, labels)}
 
     def scores(self, logits: Tensor) -> Tensor:
         activation = gated_sigmoid_scores if self.hyperparameters.gated_scores else sigmoid_scores

@@ -4,17 +4,20 @@ Shape letters: N RoIs, C foreground categories. Logits are (N, C + 1), backgroun
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from lttune.errors import InputError
 from lttune.losses.base import ClassificationLoss, LossHyperparameters, at_least_float32, require
 from lttune.losses.cross_entropy import gated_sigmoid_scores, sigmoid_cross_entropy
 from lttune.types import CategoryFrequencies
 
 # Background RoIs per foreground RoI, measured by the authors on Mask R-CNN.
 FG_BG_RATIO = 6.3313
+
+CountSource = Literal["instances", "images", "rfs"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,8 +78,9 @@ class EcmHyperparameters(LossHyperparameters):
         margin_exponent: power of the counts in the margins, in [0, 10]; 0 has no margins.
         logit_factor: factor of the logits in training, above 0.
         class_weight_power: power of the class weights, in [0, 10]; 0 weights all columns alike.
-        count_source: annotations, or images, of each category. The published count file is named after images but
-            holds annotations.
+        count_source: `instances` counts a category's annotations, `images` its images, and `rfs` its annotations, each
+            as often as repeat factor sampling (threshold 0.001) shows its image. The published count file is named
+            after images but holds annotations.
         background_as_class: give background its own margin and weight, as published; otherwise it trains by plain
             binary cross-entropy and the other categories' counts leave it out.
     """
@@ -85,7 +89,7 @@ class EcmHyperparameters(LossHyperparameters):
     margin_exponent: float = 0.25
     logit_factor: float = 2.0
     class_weight_power: float = 1.0
-    count_source: Literal["instances", "images"] = "instances"
+    count_source: CountSource = "instances"
     background_as_class: bool = True
 
     def __post_init__(self) -> None:
@@ -96,8 +100,24 @@ class EcmHyperparameters(LossHyperparameters):
             0 <= self.class_weight_power <= 10, "class_weight_power", self.class_weight_power, "use a value in [0, 10]"
         )
         require(
-            self.count_source in ("instances", "images"), "count_source", self.count_source, "use instances or images"
+            self.count_source in get_args(CountSource),
+            "count_source",
+            self.count_source,
+            "use instances, images or rfs",
         )
+
+
+def _count(frequencies: CategoryFrequencies, source: CountSource) -> Tensor:
+    if source == "images":
+        return frequencies.image_count
+    if source == "instances":
+        return frequencies.instance_count
+    if frequencies.repeated_instance_count is None:
+        raise InputError(
+            "loss.count_source is rfs, but the category frequencies hold no repeated_instance_count; take them from "
+            "lttune.data.frequency.category_frequencies, or use instances."
+        )
+    return frequencies.repeated_instance_count
 
 
 class Ecm(ClassificationLoss):
@@ -120,28 +140,17 @@ class Ecm(ClassificationLoss):
     factor: Tensor
     weight: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        frequencies: CategoryFrequencies,
-        hyperparameters: EcmHyperparameters,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes, frequencies=frequencies, hyperparameters=hyperparameters, generator=generator
-        )
-        uses_images = hyperparameters.count_source == "images"
-        count = frequencies.image_count if uses_images else frequencies.instance_count
-        exponent = hyperparameters.margin_exponent
-        if hyperparameters.background_as_class:
-            statistics = ecm_statistics(count, fg_bg_ratio=hyperparameters.fg_bg_ratio, margin_exponent=exponent)
+    def set_up(self, frequencies: CategoryFrequencies) -> None:
+        values = self.hyperparameters
+        count, exponent = _count(frequencies, values.count_source), values.margin_exponent
+        if values.background_as_class:
+            statistics = ecm_statistics(count, fg_bg_ratio=values.fg_bg_ratio, margin_exponent=exponent)
         else:
             statistics = _statistics(count.double().clamp(min=1), exponent)
         shift = statistics.positive_margin - statistics.negative_margin
-        factor = torch.full_like(shift, hyperparameters.logit_factor)
-        weight = statistics.class_weight**hyperparameters.class_weight_power
-        if not hyperparameters.background_as_class:
+        factor = torch.full_like(shift, values.logit_factor)
+        weight = statistics.class_weight**values.class_weight_power
+        if not values.background_as_class:
             plain = shift.new_ones(1)
             shift, factor, weight = (
                 torch.cat([shift, 0 * plain]),
@@ -152,8 +161,7 @@ class Ecm(ClassificationLoss):
         self.register_buffer("factor", factor, persistent=False)
         self.register_buffer("weight", weight, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
-        logits = at_least_float32(logits)
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         shift, factor, weight = (values.to(logits.dtype) for values in (self.shift, self.factor, self.weight))
         return {"loss_cls": sigmoid_cross_entropy(factor * logits + shift, labels, weight=weight)}
 

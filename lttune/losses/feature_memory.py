@@ -127,7 +127,8 @@ class FeatureMemory:
 
     @property
     def num_bytes(self) -> int:
-        """Host memory of the stored rows."""
+        """Host memory of the stored rows: on LVIS v1 at most 0.40 GB, 1203 categories of 80 rows of 1024 features and 4
+        targets in float32, where pooled maps would take 4.8."""
         return sum(queue.features.nbytes + queue.box_targets.nbytes for queue in self._queues.values())
 
     @property

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lttune.losses.base import ClassificationLoss, LossHyperparameters, at_least_float32, require, uniform
-from lttune.losses.cross_entropy import sigmoid_cross_entropy, sigmoid_scores
+from lttune.losses.base import (
+    ClassificationLoss,
+    LossHyperparameters,
+    at_least_float32,
+    mean_over_rows,
+    require,
+    uniform,
+)
+from lttune.losses.cross_entropy import sigmoid_scores
 from lttune.types import CategoryFrequencies
 
 
@@ -41,8 +49,10 @@ def federated_classes(
 def federated_loss(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
     """Binary cross-entropy of all RoIs summed over the columns of `classes` (C,) bool, averaged over RoIs; the
     background column does not train."""
-    weight = torch.cat([classes, classes.new_zeros(1)]).to(logits.dtype)
-    return sigmoid_cross_entropy(logits, labels, weight=weight)
+    columns = classes.nonzero()[:, 0]
+    target = (labels[:, None] == columns).to(logits.dtype)
+    total = F.binary_cross_entropy_with_logits(logits.index_select(1, columns), target, reduction="sum")
+    return mean_over_rows(total, len(labels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,27 +86,17 @@ class Federated(ClassificationLoss):
     hyperparameters: FederatedHyperparameters
     class_weight: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        frequencies: CategoryFrequencies,
-        hyperparameters: FederatedHyperparameters,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes, frequencies=frequencies, hyperparameters=hyperparameters, generator=generator
-        )
+    def set_up(self, frequencies: CategoryFrequencies) -> None:
         images = frequencies.image_count.double()
         # A category without images has nothing to say, even at power 0, where 0^0 would be 1.
-        weight = torch.where(images > 0, images**hyperparameters.frequency_power, 0)
+        weight = torch.where(images > 0, images**self.hyperparameters.frequency_power, 0)
         self.register_buffer("class_weight", weight, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         classes = federated_classes(
             labels, self.class_weight, num_classes=self.hyperparameters.num_sample_cats, generator=self.generator
         )
-        return {"loss_cls": federated_loss(at_least_float32(logits), labels, classes)}
+        return {"loss_cls": federated_loss(logits, labels, classes)}
 
     def scores(self, logits: Tensor) -> Tensor:
         return sigmoid_scores(at_least_float32(logits))

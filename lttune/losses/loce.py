@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lttune.losses.base import ClassificationLoss, LossHyperparameters, at_least_float32, require
 from lttune.losses.cross_entropy import softmax_cross_entropy, softmax_scores
+from lttune.losses.distributed import sum_over_ranks
 from lttune.losses.feature_memory import JITTERS_PER_BOX, FeatureMemory
 from lttune.types import CategoryFrequencies
 
@@ -43,7 +44,7 @@ def mean_score_items(scores: Tensor, labels: Tensor, instance_ids: Tensor) -> tu
     Args:
         scores: (N, C + 1) softmax of the logits, without margins.
         labels: (N,).
-        instance_ids: (N,) int64 matched ground truth over the batch, -1 background, -2 memory row.
+        instance_ids: (N,) int64 matched ground truth over the batch, -1 background (which says nothing), -2 memory row.
 
     Returns:
         labels (I,) int64 and scores (I,) of the items.
@@ -65,9 +66,11 @@ def update_mean_score(
 ) -> Tensor:
     """Running means after one pass: a category with n items of average s moves to `a^n m + (1 - a^n) s`.
 
+    Items are those of all ranks that train together, each of which then holds the same means.
+
     Args:
         mean_score: (C + 1,).
-        labels: (I,) of the items; -1 is padding.
+        labels: (I,) of the items of this rank; -1 is padding.
         scores: (I,) of the items, in [0, 1].
         momentum: a, in [0, 1].
         background_score: what the last entry is set to.
@@ -77,8 +80,10 @@ def update_mean_score(
     """
     is_item = labels >= 0
     index = labels.clamp(min=0)
-    num_items = torch.zeros_like(mean_score).index_add_(0, index, is_item.to(mean_score.dtype))
-    sums = torch.zeros_like(mean_score).index_add_(0, index, torch.where(is_item, scores, 0).to(mean_score.dtype))
+    items = torch.stack([is_item, torch.where(is_item, scores, 0)]).to(mean_score.dtype)
+    # Numbers and sums are all that the means take from the items: one small sum instead of gathering ragged lists.
+    totals = sum_over_ranks(mean_score.new_zeros(2, len(mean_score)).index_add_(1, index, items))
+    num_items, sums = totals.unbind()
     kept = momentum**num_items
     updated = kept * mean_score + (1 - kept) * sums / num_items.clamp(min=1)
     updated[-1] = background_score
@@ -152,27 +157,18 @@ class Loce(ClassificationLoss):
     scope = "global"
     mean_score: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        frequencies: CategoryFrequencies,
-        hyperparameters: LoceHyperparameters,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes, frequencies=frequencies, hyperparameters=hyperparameters, generator=generator
-        )
+    def set_up(self, frequencies: CategoryFrequencies) -> None:
         self.register_buffer(
-            "mean_score", torch.full((num_classes + 1,), INITIAL_MEAN_SCORE, dtype=torch.float64), persistent=True
+            "mean_score", torch.full((self.num_classes + 1,), INITIAL_MEAN_SCORE, dtype=torch.float64), persistent=True
         )
-        if hyperparameters.has_memory:
+        values = self.hyperparameters
+        if values.has_memory:
             self.augmenter = FeatureMemory(
                 self.current_mean_score,
-                queue_size=hyperparameters.queue_size,
-                num_drawn_classes=hyperparameters.num_drawn_classes,
-                num_drawn_features=hyperparameters.num_drawn_features,
-                jitter_amplitude=hyperparameters.jitter_amplitude,
+                queue_size=values.queue_size,
+                num_drawn_classes=values.num_drawn_classes,
+                num_drawn_features=values.num_drawn_features,
+                jitter_amplitude=values.jitter_amplitude,
             )
 
     @property
@@ -186,10 +182,11 @@ class Loce(ClassificationLoss):
 
     @torch.no_grad()
     def observe(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> None:
-        """Move the mean scores by one pass, whatever the mode."""
         if instance_ids is None:
             instance_ids = torch.arange(len(labels), device=labels.device).where(labels < self.num_classes, -1)
-        item_labels, item_scores = mean_score_items(at_least_float32(logits).softmax(dim=1), labels, instance_ids)
+        rows = (instance_ids != -1).nonzero()[:, 0]
+        scores = at_least_float32(logits).index_select(0, rows).softmax(dim=1)
+        item_labels, item_scores = mean_score_items(scores, labels[rows], instance_ids[rows])
         self.mean_score.copy_(
             update_mean_score(
                 self.mean_score,
@@ -200,12 +197,8 @@ class Loce(ClassificationLoss):
             )
         )
 
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
-        # The mean scores of a pass enter its own loss, as published.
-        if self.training:
-            self.observe(logits, labels, instance_ids=instance_ids)
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         margin_exponent = self.hyperparameters.margin_exponent
-        logits = at_least_float32(logits)
         return {"loss_cls": equilibrium_loss(logits, labels, self.mean_score, margin_exponent=margin_exponent)}
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -75,24 +75,14 @@ class LogitAdjustment(ClassificationLoss):
     scope = "global"
     log_prior: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        frequencies: CategoryFrequencies,
-        hyperparameters: LogitAdjustmentHyperparameters,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes, frequencies=frequencies, hyperparameters=hyperparameters, generator=generator
-        )
-        uses_images = hyperparameters.count_source == "images"
+    def set_up(self, frequencies: CategoryFrequencies) -> None:
+        uses_images = self.hyperparameters.count_source == "images"
         count = frequencies.image_count if uses_images else frequencies.instance_count
         self.register_buffer("log_prior", log_prior(count), persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         tau = self.hyperparameters.tau
-        return {"loss_cls": logit_adjusted_cross_entropy(at_least_float32(logits), labels, self.log_prior, tau=tau)}
+        return {"loss_cls": logit_adjusted_cross_entropy(logits, labels, self.log_prior, tau=tau)}
 
     def scores(self, logits: Tensor) -> Tensor:
         tau = self.hyperparameters.post_hoc_tau

@@ -5,20 +5,21 @@ first; labels (N,) int64 in [0, C].
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from lttune.errors import InputError, did_you_mean
 from lttune.losses.acsl import Acsl, AcslHyperparameters
-from lttune.losses.base import ClassificationLoss, LossHyperparameters, at_least_float32, require
+from lttune.losses.base import ClassificationLoss, LossHyperparameters, require
 from lttune.losses.cross_entropy import (
     SigmoidCrossEntropy,
     SigmoidCrossEntropyHyperparameters,
     SoftmaxCrossEntropy,
     SoftmaxCrossEntropyHyperparameters,
 )
+from lttune.losses.distributed import count_over_ranks
 from lttune.losses.ecm import Ecm, EcmHyperparameters
 from lttune.losses.federated import Federated, FederatedHyperparameters
 from lttune.losses.gap import gap_loss
@@ -48,7 +49,8 @@ class RogHyperparameters(LossHyperparameters):
     Attributes:
         gamma: power of the inverse counts in GAP's class weights, in [0, 10]; 0 weights all categories alike.
         lam: factor of GAP's gradient, in [0, 1000].
-        delta: half-width of GAP's step in logits, in [0, 1000]; 0 is a sharp step.
+        step: `smooth` rises over 2 delta, as published; `sharp` counts what scores at least as high, and uses no delta.
+        delta: half-width of GAP's step in logits, in [0, 1000]; 0 is the sharp step, too.
         count_momentum: what the counts are multiplied by before a batch is added, in (0, 1]; an extension, published
             as 1.
         object_loss: the loss GAP is put on; of the groups that follow, the one of its name is used.
@@ -56,6 +58,7 @@ class RogHyperparameters(LossHyperparameters):
 
     gamma: float = 1.0
     lam: float = 0.1
+    step: Literal["smooth", "sharp"] = "smooth"
     delta: float = 0.5
     count_momentum: float = 1.0
     object_loss: str = "sigmoid_cross_entropy"
@@ -73,6 +76,7 @@ class RogHyperparameters(LossHyperparameters):
     def __post_init__(self) -> None:
         require(0 <= self.gamma <= 10, "gamma", self.gamma, "it is the power of inverse counts, use a value in [0, 10]")
         require(0 <= self.lam <= 1000, "lam", self.lam, "it scales GAP's gradient, use a value in [0, 1000]")
+        require(self.step in ("smooth", "sharp"), "step", self.step, "use smooth or sharp")
         require(0 <= self.delta <= 1000, "delta", self.delta, "it is a width in logits, use a value in [0, 1000]")
         require(0 < self.count_momentum <= 1, "count_momentum", self.count_momentum, "use a value in (0, 1]")
         if self.object_loss not in _OBJECT_LOSSES:
@@ -98,25 +102,17 @@ class Rog(ClassificationLoss):
     hyperparameters: RogHyperparameters
     counts: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        frequencies: CategoryFrequencies,
-        hyperparameters: RogHyperparameters,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes, frequencies=frequencies, hyperparameters=hyperparameters, generator=generator
-        )
-        self.object_loss = _OBJECT_LOSSES[hyperparameters.object_loss](
-            num_classes=num_classes,
+    def set_up(self, frequencies: CategoryFrequencies) -> None:
+        name = self.hyperparameters.object_loss
+        self.object_loss = _OBJECT_LOSSES[name](
+            num_classes=self.num_classes,
             frequencies=frequencies,
-            hyperparameters=getattr(hyperparameters, hyperparameters.object_loss),
-            generator=generator,
+            hyperparameters=getattr(self.hyperparameters, name),
+            generator=self.generator,
+            images_per_process=self.images_per_process,
         )
         self.augmenter = self.object_loss.augmenter
-        self.register_buffer("counts", torch.zeros(num_classes + 1, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(self.num_classes + 1, dtype=torch.float64))
 
     @property
     def num_logits(self) -> int:
@@ -129,14 +125,20 @@ class Rog(ClassificationLoss):
     def initial_bias(self) -> Tensor | None:
         return self.object_loss.initial_bias()
 
-    def forward(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None, image_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        # The other loss has a scope of its own, so it is called apart.
+        terms: dict[str, Tensor] = self.object_loss(logits, labels, instance_ids=instance_ids, image_ids=image_ids)
+        return {**terms, **super().forward(logits, labels, instance_ids=instance_ids, image_ids=image_ids)}
+
+    def observe(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> None:
+        self.counts.mul_(self.hyperparameters.count_momentum).add_(count_over_ranks(labels, len(self.counts)))
+
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         values = self.hyperparameters
-        logits = at_least_float32(logits)
-        if self.training:
-            self.counts.mul_(values.count_momentum).index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
-        terms: dict[str, Tensor] = self.object_loss(logits, labels, instance_ids=instance_ids)
-        rank = gap_loss(logits, labels, self.counts, gamma=values.gamma, lam=values.lam, delta=values.delta)
-        return {**terms, "loss_rank": rank}
+        delta = 0.0 if values.step == "sharp" else values.delta
+        return {"loss_rank": gap_loss(logits, labels, self.counts, gamma=values.gamma, lam=values.lam, delta=delta)}
 
     def scores(self, logits: Tensor) -> Tensor:
         return self.object_loss.scores(logits)

@@ -26,7 +26,7 @@ _NOT_A = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
-_PARAMETER_KEYS = ["float", "int", "choice", "log", "step", "default"]
+_PARAMETER_KEYS = ["float", "int", "choice", "log", "step", "default", "when"]
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,17 @@ class Faults:
             raise SpecError("\n".join(dict.fromkeys(self._lines)))
 
 
-def validate(adapter: TypeAdapter[_T], kind: Any, document: Any) -> _T:
+def validate(adapter: TypeAdapter[_T], kind: Any, document: Any, *, context: Any = None) -> _T:
     """The typed value of plain ones, as strictly as JSON: text is no number, a fraction no whole one.
 
     Args:
         kind: the adapter's type.
+        context: for the type's own validators.
 
     Raises:
         pydantic.ValidationError: see `validation_faults`.
     """
-    return adapter.validate_json(json.dumps(document, default=str), strict=True)
+    return adapter.validate_json(json.dumps(document, default=str), strict=True, context=context)
 
 
 def validation_faults(error: ValidationError, kind: Any, prefix: str = "") -> Iterator[Fault]:
@@ -137,7 +138,11 @@ def _named_fault(text: str, path: str, fields_there: list[str]) -> Fault:
 def _key_path(prefix: str, location: tuple[int | str, ...]) -> str:
     parts = list(location)
     if parts[:1] == ["space"] and len(parts) > 2:
-        del parts[2]  # the tag of the parameter's kind
+        # Past the key come the tags of the parameters' kinds.
+        is_list = parts[2] == "alternatives"
+        del parts[2]
+        if is_list:
+            del parts[3:4]
     path = prefix
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)

@@ -1,7 +1,7 @@
 """YAML files to a SearchSpec; every fault of the files is named with file and key path, all in one message."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -10,15 +10,18 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lttune.detectors import resolve_backend
+from lttune.detectors.weights import is_address
 from lttune.engine.config import SplitPaths
 from lttune.errors import InputError, SpecError, did_you_mean
+from lttune.losses import LOSSES
 from lttune.spec.faults import Fault, Faults, validate, validation_faults
-from lttune.spec.parameters import Choice, Parameter, Scalar
-from lttune.spec.search import SearchSpec, Setting, has_masks, searchable_keys
+from lttune.spec.parameters import Choice, FixedValue, Parameter, Scalar
+from lttune.spec.search import Draw, Losses, RecipeOf, SearchSpec, Setting, classifier_alone, has_masks
 from lttune.spec.yaml_text import parse_yaml, read_yaml
 
-# Sections in which `--set` fixes a value of the search; any other section is the setting's.
-_SEARCHED_SECTIONS = ("loss", "recipe")
+# Sections in which `--set` fixes a value of the search, whatever the setting and the method say; any other section is
+# the setting's.
+_SEARCHED_SECTIONS = ("loss", "recipe", "optim", "schedule", "sampler")
 
 
 def load_spec(
@@ -28,6 +31,8 @@ def load_spec(
     overrides: Mapping[str, str] | None = None,
     data_root: str | Path | None = None,
     needs_files: bool = True,
+    recipe_of: RecipeOf = classifier_alone,
+    losses: Losses = LOSSES,
 ) -> SearchSpec:
     """Read a search space and the setting it runs on.
 
@@ -38,6 +43,8 @@ def load_spec(
             at the value; any other key changes the setting.
         data_root: what relative data paths start from; else LTTUNE_DATA, else the current folder.
         needs_files: whether data and weights must be there; not so where a study is only read.
+        recipe_of: what each method trains, which decides on the values it takes from the setting.
+        losses: by method, where one is not lttune's own.
 
     Raises:
         SpecError: one line per fault, each with file and key path.
@@ -49,12 +56,13 @@ def load_spec(
     is_setting_read = _read_setting(document, on, path, faults)
     _apply_overrides(document, overrides, faults)
     try:
-        spec = validate(TypeAdapter(SearchSpec), SearchSpec, document)
+        spec = validate(TypeAdapter(SearchSpec), SearchSpec, document, context=losses)
     except ValidationError as error:
         for fault in validation_faults(error, SearchSpec):
             if is_setting_read or fault.key.split(".")[0] != "on":
                 faults.add(fault)
     faults.raise_any()
+    spec = spec.with_recipes(recipe_of).with_losses(losses)
     _check_whole(spec, faults)
     faults.raise_any()
     spec = _with_absolute_paths(spec, data_root, faults)
@@ -119,9 +127,11 @@ def _apply_override(document: dict[str, Any], key: str, value: Any) -> None:
     section = key.split(".")[0]
     space, fixed = document.get("space"), document.setdefault("fixed", {})
     is_fixed = isinstance(fixed, dict) and key in fixed
-    if section in {"search", "objective", "method"}:
+    if key == "method" and isinstance(space, dict) and "method" in space:
+        space["method"] = {"choice": [value]}
+    elif section in {"search", "objective", "method"}:
         _put(document, key, value)
-    elif section in _SEARCHED_SECTIONS or is_fixed or (isinstance(space, dict) and key in space):
+    elif (section in _SEARCHED_SECTIONS and key != "recipe") or is_fixed or (isinstance(space, dict) and key in space):
         if isinstance(space, dict):
             document["space"] = {name: parameter for name, parameter in space.items() if name != key}
         if isinstance(fixed, dict):
@@ -132,7 +142,7 @@ def _apply_override(document: dict[str, Any], key: str, value: Any) -> None:
         if isinstance(document.get("on"), dict):
             _put(document["on"], key, value)
     else:
-        known = [*Setting.model_fields, *_SEARCHED_SECTIONS, "search", "objective", "method"]
+        known = list(dict.fromkeys([*Setting.model_fields, *_SEARCHED_SECTIONS, "search", "objective", "method"]))
         raise SpecError(f"--set {key}: unknown key.{did_you_mean(section, known)}")
 
 
@@ -151,28 +161,118 @@ def _put(document: dict[str, Any], key: str, value: Any) -> None:
 def _check_whole(spec: SearchSpec, faults: Faults) -> None:
     """What no single value shows; a bad space fails here and not on a GPU.
 
-    A configuration is built with each fixed value and at each end of each range alone.
+    A configuration is built with each fixed value and at each end of each range alone, for every method it is for.
     """
-    _check_setting(spec, faults)
-    alone = spec.model_copy(update={"fixed": {}})
-    for key, value in spec.fixed.items():
-        _try(faults, f"fixed.{key}", alone, key, value, "value")
+    _check_methods(spec, faults)
     if faults:
         return
-    try:
-        spec.resolve({})
-    except InputError as error:
-        faults.add_lines(SpecError(f"fixed values and setting do not go together: {error}"))
+    _check_setting(spec, faults)
+    alone = spec.model_copy(update={"fixed": {}})
+    for method in spec.methods:
+        for key, value in spec.fixed_for(method).items():
+            _try(faults, f"fixed.{key}", alone, method, {key: value}, "value")
+    if faults:
         return
-    for key, parameter in spec.space.items():
-        if key not in searchable_keys(spec.method):
-            _try(faults, f"space.{key}", spec, key, parameter.ends[0], "")
+    for method in spec.methods:
+        try:
+            spec.resolve(_of(spec, method))
+        except InputError as error:
+            faults.add_lines(SpecError(f"fixed values and setting do not go together: {error}"))
+            return
+    _check_epochs(spec, faults)
+    for draw, place in _places(spec):
+        if draw.key == "method":
             continue
+        parameter = draw.parameter
+        before = {key: allowed[0] for key, allowed in parameter.when.items() if key != "method"}
         ends = ("value",) * len(parameter.ends) if isinstance(parameter, Choice) else ("lower end", "upper end")
-        for what, end in zip(ends, parameter.ends, strict=True):
-            _try(faults, f"space.{key}", spec, key, end, what)
+        for method in _methods_of(spec, draw):
+            if draw.key not in spec.searchable_keys(method):
+                _try(faults, place, spec, method, {draw.key: parameter.ends[0]}, "")
+                continue
+            for what, end in zip(ends, parameter.ends, strict=True):
+                _try(faults, place, spec, method, {**before, draw.key: end}, what)
     if not faults:
         _check_defaults(spec, faults)
+
+
+def _check_methods(spec: SearchSpec, faults: Faults) -> None:
+    """The method or methods, and the conditions that values depend on."""
+    sampled = spec.space.get("method")
+    if (spec.method is None) == (sampled is None):
+        faults.add(Fault("method", "name one method here, or several as `method: {choice: [...]}` in `space`."))
+        return
+    if sampled is not None:
+        if not isinstance(sampled, Choice) or sampled.when:
+            faults.add(Fault("space.method", "is no plain choice; write {choice: [acsl, ecm]}."))
+            return
+        for name in sampled.values:
+            if name not in spec.losses:
+                hint = did_you_mean(str(name), sorted(spec.losses))
+                faults.add(Fault("space.method", f"'{name}' is not a method.{hint}"))
+        if len(spec.methods) > spec.search.trials:
+            faults.add(
+                Fault(
+                    "search.trials",
+                    f"is {spec.search.trials}, but each of the {len(spec.methods)} methods starts with its default; "
+                    "use more.",
+                    " ",
+                )
+            )
+    earlier: dict[str, Choice] = {}
+    for key, found in spec.space.items():
+        alternatives = found if isinstance(found, tuple) else (found,)
+        for position, parameter in enumerate(alternatives):
+            place = f"space.{key}" + (f"[{position}]" if isinstance(found, tuple) else "")
+            _check_conditions(parameter, place, earlier, spec.losses, faults)
+            for other in alternatives[:position]:
+                if not _exclude(parameter, other):
+                    faults.add(Fault(place, "can be active together with one before it; give each its own `when`."))
+        if isinstance(found, Choice):
+            earlier[key] = found
+
+
+def _check_conditions(
+    parameter: Parameter, place: str, earlier: Mapping[str, Choice], losses: Losses, faults: Faults
+) -> None:
+    for name, allowed in parameter.when.items():
+        if name not in earlier:
+            faults.add(Fault(f"{place}.when", f"'{name}' is no choice above it in `space`; put a choice there first."))
+            continue
+        for value in allowed:
+            if name == "method" and value not in losses:
+                hint = did_you_mean(str(value), sorted(losses))
+                faults.add(Fault(f"{place}.when.method", f"'{value}' is not a method.{hint}"))
+            elif name != "method" and value not in earlier[name].values:
+                choices = list(earlier[name].values)
+                faults.add(Fault(f"{place}.when.{name}", f"{value!r} is not among {choices}; use one of them."))
+
+
+def _exclude(one: Parameter, other: Parameter) -> bool:
+    """Whether two alternatives are never active together."""
+    return any(not set(one.when[key]) & set(other.when[key]) for key in one.when.keys() & other.when.keys())
+
+
+def _places(spec: SearchSpec) -> Iterator[tuple[Draw, str]]:
+    """Every draw with its key path."""
+    seen: dict[str, int] = {}
+    for draw in spec.draws():
+        position = seen[draw.key] = seen.get(draw.key, -1) + 1
+        is_list = isinstance(spec.space[draw.key], tuple)
+        yield draw, f"space.{draw.key}" + (f"[{position}]" if is_list else "")
+
+
+def _methods_of(spec: SearchSpec, draw: Draw) -> tuple[str, ...]:
+    """The methods a value is sampled for, those of the choices it depends on included."""
+    methods = [method for method in spec.methods if method in draw.parameter.when.get("method", spec.methods)]
+    for key in draw.parameter.when:
+        above = [other for other in spec.draws() if other.key == key != "method"]
+        methods = [method for method in methods if all(method in _methods_of(spec, other) for other in above)]
+    return tuple(methods)
+
+
+def _of(spec: SearchSpec, method: str) -> dict[str, Scalar]:
+    return {"method": method} if "method" in spec.space else {}
 
 
 def _check_setting(spec: SearchSpec, faults: Faults) -> None:
@@ -180,19 +280,11 @@ def _check_setting(spec: SearchSpec, faults: Faults) -> None:
         resolve_backend(spec.on.detector)
     except InputError as error:
         faults.add(Fault("on.detector.name", str(error).removeprefix("detector.name: ")))
-    metric, asha = spec.objective.metric, spec.search.asha
+    metric = spec.objective.metric
     if metric.startswith("segm/") and not has_masks(spec.on.detector):
         box_metric = metric.replace("segm", "bbox")
         faults.add(
             Fault("objective.metric", f"{metric} is of masks, which the detector has none of; use {box_metric}.")
-        )
-    if asha is not None and asha.first_rung_epochs > spec.on.schedule.epochs:
-        faults.add(
-            Fault(
-                "search.asha.first_rung_epochs",
-                f"is {asha.first_rung_epochs}, but a trial has {spec.on.schedule.epochs} epochs; use fewer.",
-                " ",
-            )
         )
     if not spec.space and spec.search.trials > 1:
         faults.add(
@@ -205,11 +297,33 @@ def _check_setting(spec: SearchSpec, faults: Faults) -> None:
             faults.add(Fault(f"fixed.{key}", "is in `space` too; leave it out of one of them.", " "))
 
 
+def _check_epochs(spec: SearchSpec, faults: Faults) -> None:
+    asha = spec.search.asha
+    if asha is None:
+        return
+    for method in spec.methods:
+        epochs = spec.resolve(_of(spec, method)).schedule.epochs
+        if asha.first_rung_epochs > epochs:
+            faults.add(
+                Fault(
+                    "search.asha.first_rung_epochs",
+                    f"is {asha.first_rung_epochs}, but a trial has {epochs} epochs; use fewer.",
+                    " ",
+                )
+            )
+            return
+
+
 def _check_defaults(spec: SearchSpec, faults: Faults) -> None:
-    for key, value in spec.defaults().items():
-        if not _holds(spec.space[key], value):
-            ends = list(spec.space[key].ends)
-            faults.add(Fault(f"space.{key}", f"the setting's value {value} is not in {ends}; give a `default`."))
+    for method in spec.methods:
+        values = spec.defaults(method)
+        known: dict[str, Scalar] = {}
+        for draw, place in _places(spec):
+            if draw.is_active(known):
+                known[draw.key] = value = values[draw.key]
+                if not _holds(draw.parameter, value):
+                    ends = list(draw.parameter.ends)
+                    faults.add(Fault(place, f"the setting's value {value} is not in {ends}; give a `default`."))
 
 
 def _holds(parameter: Parameter, value: Scalar) -> bool:
@@ -219,17 +333,21 @@ def _holds(parameter: Parameter, value: Scalar) -> bool:
     return isinstance(value, (int, float)) and bool(low <= value <= high)
 
 
-def _try(faults: Faults, place: str, spec: SearchSpec, key: str, value: Scalar, what: str) -> None:
-    """Build a configuration with one value; `what` is the value's part in its range."""
+def _try(
+    faults: Faults, place: str, spec: SearchSpec, method: str, values: Mapping[str, FixedValue], what: str
+) -> None:
+    """Build a configuration with these values, the last of which is tried; `what` is its part in its range."""
+    key = list(values)[-1]
     try:
-        spec.resolve({key: value})
+        spec.resolve({**_of(spec, method), **values})  # type: ignore[dict-item] # fixed lists are tried, too
     except InputError as error:
         for line in str(error).splitlines():
             rest = line.removeprefix(key)
             if rest == line:  # names another value
                 faults.add(Fault(place, line))
-            elif key not in searchable_keys(spec.method):
-                faults.add(Fault(place, rest.strip(), " "))
+            elif key not in spec.searchable_keys(method):
+                hint = " Sample it `when: {method: [...]}`." if len(spec.methods) > 1 else ""
+                faults.add(Fault(place, f"{rest.strip()}{hint}", " "))
             else:
                 faults.add(Fault(place, f"{what} {rest.removeprefix(':').strip()}"))
 
@@ -256,7 +374,7 @@ def _with_absolute_paths(spec: SearchSpec, data_root: str | Path | None, faults:
     data = replace(data, train=split("train", data.train), val=split("val", data.val))
     if stage1.checkpoint is not None:
         stage1 = replace(stage1, checkpoint=absolute("stage1.checkpoint", stage1.checkpoint, here))
-    if detector.weights is not None:
+    if detector.weights is not None and not is_address(detector.weights):
         detector = replace(detector, weights=absolute("detector.weights", detector.weights, here))
     setting = spec.on.model_copy(update={"data": data, "stage1": stage1, "detector": detector})
     return spec.model_copy(update={"on": setting})

@@ -1,9 +1,21 @@
 """The kinds of searched values, as a YAML file writes them."""
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    model_validator,
+)
 
 Scalar = bool | int | float | str | None
 
@@ -20,12 +32,40 @@ def _two_ends(value: Any) -> Any:
     return tuple(value)
 
 
+def _one_or_more(value: Any) -> Any:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if not values:
+        raise ValueError("an empty list holds for no value; name at least one")
+    return tuple(values)
+
+
+def _listed(value: Any) -> Any:
+    return tuple(map(_single, value)) if isinstance(value, (list, tuple)) else _single(value)
+
+
 # One sentence for a list or a mapping, instead of one per member of the union.
 SingleValue = Annotated[Scalar, BeforeValidator(_single)]
+FixedValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_listed)]
+_Value = TypeVar("_Value")
+# A frozen model would still let its dictionaries be changed.
+FrozenMap = Annotated[Mapping[str, _Value], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+_Conditions = FrozenMap[Annotated[tuple[SingleValue, ...], BeforeValidator(_one_or_more)]]
 
 
 class _Parameter(BaseModel):
+    """What all kinds share.
+
+    Attributes:
+        when: values of other searched keys, choices all, with which this one is sampled; without it always.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    when: _Conditions = Field(default_factory=lambda: MappingProxyType({}))
+
+    def is_active(self, values: Mapping[str, Scalar]) -> bool:
+        """Whether it is sampled, given what was sampled before."""
+        return all(key in values and values[key] in allowed for key, allowed in self.when.items())
 
 
 class FloatRange(_Parameter):
@@ -80,6 +120,11 @@ class Choice(_Parameter):
     def ends(self) -> tuple[Scalar, ...]:
         return self.values
 
+    @property
+    def first(self) -> Scalar:
+        """The value that is tried first."""
+        return self.default if "default" in self.model_fields_set else self.values[0]
+
     @model_validator(mode="after")
     def _check(self) -> "Choice":
         if not self.values:
@@ -104,7 +149,9 @@ def _check_range(bounds: tuple[float, float], log: bool, default: float | None) 
         raise ValueError(f"default {default} lies outside [{low}, {high}]; widen the range or change the default")
 
 
-def _kind(value: Any) -> Literal["float", "int", "choice"] | None:
+def _kind(value: Any) -> Literal["float", "int", "choice", "alternatives"] | None:
+    if isinstance(value, (list, tuple)):
+        return "alternatives"
     if isinstance(value, FloatRange):
         return "float"
     if isinstance(value, IntRange):
@@ -115,11 +162,16 @@ def _kind(value: Any) -> Literal["float", "int", "choice"] | None:
     return kinds[0] if len(kinds) == 1 else None  # type: ignore[return-value]
 
 
+_KINDS = "write exactly one of `float: [low, high]`, `int: [low, high]` or `choice: [...]`"
 Parameter = Annotated[
     Annotated[FloatRange, Tag("float")] | Annotated[IntRange, Tag("int")] | Annotated[Choice, Tag("choice")],
-    Discriminator(
-        _kind,
-        custom_error_type="parameter_kind",
-        custom_error_message="write exactly one of `float: [low, high]`, `int: [low, high]` or `choice: [...]`",
-    ),
+    Discriminator(_kind, custom_error_type="parameter_kind", custom_error_message=_KINDS),
+]
+# One parameter, or several of which at most one is active at a time.
+Parameters = Annotated[
+    Annotated[FloatRange, Tag("float")]
+    | Annotated[IntRange, Tag("int")]
+    | Annotated[Choice, Tag("choice")]
+    | Annotated[tuple[Parameter, ...], Field(min_length=1), Tag("alternatives")],
+    Discriminator(_kind, custom_error_type="parameter_kind", custom_error_message=_KINDS),
 ]

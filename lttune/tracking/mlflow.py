@@ -285,7 +285,9 @@ class _StudyRuns:
         if found is None:
             folder = artifact_folder(uri)
             location = None if folder is None else folder.as_uri()
-            return str(self._client.create_experiment(self.experiment, artifact_location=location))
+            # Without its kind MLflow's pages open an experiment as if it were one of language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(self._client.create_experiment(self.experiment, artifact_location=location, tags=kind))
         if found.lifecycle_stage != "active":
             raise StudyError(
                 f"MLflow experiment '{self.experiment}' is deleted. Restore it with `mlflow experiments restore "

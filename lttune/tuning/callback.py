@@ -8,16 +8,17 @@ from typing import Any
 from ray import tune
 
 from lttune.tracking.base import Tracker
+from lttune.tuning.confirm import Confirmation
+from lttune.tuning.jobs import ConfirmationJob, TrialJob
 from lttune.tuning.listener import Listener
 from lttune.tuning.study import StudyStore
-from lttune.tuning.trainable import TrialJob
 from lttune.types import TrialResult, TrialState
 
 logger = logging.getLogger(__name__)
 
 
 class StudyCallback(tune.Callback):
-    """Records every report and every end, once each, whatever was restarted in between."""
+    """Records every report and every end of a trial, once each, whatever was restarted in between."""
 
     def __init__(self, store: StudyStore, trackers: Sequence[Tracker], listener: Listener) -> None:
         self._store = store
@@ -29,11 +30,11 @@ class StudyCallback(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        job: TrialJob = trial.config["job"]
-        if job.number in self._reported:
+        job = trial.config["job"]
+        if not isinstance(job, TrialJob) or job.number in self._reported:
             return
         self._reported[job.number] = 0
-        self._listener.trial_starts(job.number, job.params)
+        self._listener.trial_starts(job.number, job.params, epochs=job.config.schedule.epochs)
         differs = job.config.differs_from_published
         tags = {"method": job.config.method, "fidelity": job.config.fidelity, "differs": "; ".join(differs)}
         for tracker in self._trackers:
@@ -42,8 +43,10 @@ class StudyCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
-        number = trial.config["job"].number
-        metric = self._store.spec.objective.metric
+        job = trial.config["job"]
+        if not isinstance(job, TrialJob):
+            return
+        number, metric = job.number, self._store.spec.objective.metric
         for record in result["epochs"]:
             if record["epoch"] <= self._reported.get(number, 0):
                 continue
@@ -55,7 +58,9 @@ class StudyCallback(tune.Callback):
             self._listener.trial_reports(number, record["epoch"], record["metrics"], record["seconds"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        job: TrialJob = trial.config["job"]
+        job = trial.config["job"]
+        if not isinstance(job, TrialJob):
+            return
         result = trial.last_result or {}
         reason = result.get("failure")
         metrics: dict[str, float] = dict(result.get("metrics") or {})
@@ -76,7 +81,9 @@ class StudyCallback(tune.Callback):
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        job: TrialJob = trial.config["job"]
+        job = trial.config["job"]
+        if not isinstance(job, TrialJob):
+            return
         result = trial.last_result or {}
         self.end(job, "FAIL", metrics={}, seconds=result.get("seconds"), reason=_reason(trial), applied=None)
 
@@ -121,6 +128,27 @@ class StudyCallback(tune.Callback):
             metrics={**result.metrics, **seconds},
             tags={name: value for name, value in known.items() if value},
         )
+
+
+class ConfirmationCallback(tune.Callback):
+    """Records the end of every run of the confirmation, which is no trial and which no tracker hears of."""
+
+    def __init__(self, confirmation: Confirmation) -> None:
+        self._confirmation = confirmation
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        job, result = trial.config["job"], trial.last_result or {}
+        if isinstance(job, ConfirmationJob):
+            failure = result.get("failure") or "it ended without a result"
+            self._confirmation.record(job.arm, job.seed, found=result.get("found"), failure=failure)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        job = trial.config["job"]
+        if isinstance(job, ConfirmationJob):
+            self._confirmation.record(job.arm, job.seed, failure=_reason(trial))
 
 
 def _reason(trial: Any) -> str:

@@ -1,155 +1,138 @@
-"""After a search: trial 0 against the best, on images that no decision of the search has seen.
+"""The confirmation: what a search found, on images that none of its decisions has seen.
 
-Both are trained with the same five new seeds, so that their differences are paired. The interval is Student's t at 95 %
-over those differences; an interval that holds 0 means that no difference is shown.
+Trial 0, the best trial, and the best trial with its loss values put back to the published ones are trained with the
+same five new seeds, so that their differences are paired; the stage-1 model is measured as it is. These runs share the
+workers of the trials: those that need no winner fill the wait for the last trials, the others follow when all have
+ended.
 """
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ray
-
-from lttune.engine.assets import Assets
 from lttune.engine.checkpoint import write_json
-from lttune.engine.config import TrainConfig
-from lttune.evaluation.report import HEADLINE, headline
-from lttune.spec.search import Resources
+from lttune.spec.parameters import Scalar
+from lttune.spec.search import SearchSpec
+from lttune.tuning.jobs import STAGE1
 from lttune.tuning.listener import Listener
+from lttune.tuning.study import StudyFolder
+from lttune.types import StudyResult
 
 NUM_SEEDS = 5
-# Two-sided 95 % quantile of Student's t with NUM_SEEDS - 1 degrees of freedom.
-_T_QUANTILE = 2.776
 # LVIS's own limit: a gain that exists at a setting's lower limit alone is flagged.
 LVIS_MAX_DETS = 300
 
-# A metric without ground truth is None, as JSON has no NaN.
-Values = dict[str, float | None]
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One run of an arm: what it trains, and with which seed."""
+
+    arm: str
+    params: Mapping[str, Scalar]
+    seed: int
 
 
-def confirm(
-    configs: Mapping[str, TrainConfig], assets: Assets, resources: Resources, path: Path, listener: Listener
-) -> dict[str, Any]:
-    """Train each configuration with five new seeds, measure on the report half, and write it all to `path`.
+class Confirmation:
+    """Which runs are wanted, which are done, and the file that keeps them.
+
+    A run that fails, as one whose loss becomes NaN, is kept with its reason and not repeated.
 
     Args:
-        configs: the configurations by name: `trial_0`, and `best` where it is another.
-        path: JSON file; what it holds of an interrupted confirmation is kept.
-
-    Returns:
-        What the file holds: `runs` (per configuration, seed and limit of detections), `stage1`, `seeds`.
+        folder: the study's folder; what its file holds of a broken-off confirmation counts.
+        spec: what is searched.
     """
-    state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    seed = next(iter(configs.values())).seed
-    seeds = [seed + 1 + i for i in range(NUM_SEEDS)]
-    state |= {"seeds": seeds, "limits": _limits(next(iter(configs.values())))}
-    runs: dict[str, Any] = state.setdefault("runs", {})
-    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(_train_and_report)
-    wanted: dict[Any, tuple[str, str]] = {}
-    if "stage1" not in state:
-        wanted[task.remote(next(iter(configs.values())), assets, resources, untrained=True)] = ("stage1", "")
-    for name, config in configs.items():
-        for one in seeds:
-            if str(one) not in runs.get(name, {}):
-                wanted[task.remote(replace(config, seed=one), assets, resources)] = (name, str(one))
-    total = len(configs) * NUM_SEEDS + 1
-    listener.progress("confirmation", total - len(wanted), total)
-    pending = list(wanted)
-    while pending:
-        done, pending = ray.wait(pending)
-        for reference in done:
-            name, key = wanted[reference]
-            if name == "stage1":
-                state["stage1"] = ray.get(reference)
-            else:
-                runs.setdefault(name, {})[key] = ray.get(reference)
-            write_json(state, path)
-        listener.progress("confirmation", total - len(pending), total)
-    return state
 
+    def __init__(self, folder: StudyFolder, spec: SearchSpec, listener: Listener) -> None:
+        self._folder = folder
+        self._spec = spec
+        self._listener = listener
+        self._published = spec.initial()[0]
+        path = folder.confirmation
+        self._state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self._state |= {"seeds": [spec.search.seed + 1 + i for i in range(NUM_SEEDS)], "limits": list(self.limits)}
+        self._runs: dict[str, dict[str, Any]] = self._state.setdefault("runs", {})
+        self._failures: dict[str, dict[str, str]] = self._state.setdefault("failures", {})
+        self._wanted: list[ArmRun] = []
+        self._taken: set[tuple[str, int]] = set()
 
-def is_confirmed(path: Path, names: Iterable[str]) -> bool:
-    """Whether a confirmation file holds every run of these configurations."""
-    if not path.exists():
-        return False
-    state = json.loads(path.read_text())
-    return "stage1" in state and all(len(state["runs"].get(name, {})) == NUM_SEEDS for name in names)
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What the file holds: `seeds`, `limits`, `stage1`, `runs` (by arm, seed and limit of detections), `failures`
+        (reasons by arm and seed)."""
+        return self._state
 
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """Detections per image at which every run is measured."""
+        return tuple(sorted({self._spec.on.evaluation.max_dets, LVIS_MAX_DETS}))
 
-def _limits(config: TrainConfig) -> list[int]:
-    return sorted({config.evaluation.max_dets, LVIS_MAX_DETS})
+    def next_run(self, result: StudyResult, *, is_final: bool) -> ArmRun | None:
+        """A run that is neither done nor handed out; None where there is none for now.
 
+        Args:
+            result: the study as it stands; without a COMPLETE trial there is nothing to confirm.
+            is_final: whether every trial has ended, so that the best one is known.
+        """
+        self._wanted = list(self._all_runs(result, is_final))
+        for run in self._wanted:
+            if (run.arm, run.seed) not in self._taken and not self._is_done(run):
+                self._taken.add((run.arm, run.seed))
+                self._open("trial_0" if run.arm == STAGE1 else run.arm, result)
+                return run
+        return None
 
-def _train_and_report(
-    config: TrainConfig, assets: Assets, resources: Resources, *, untrained: bool = False
-) -> dict[str, Values]:
-    """Metrics on the report half by limit of detections."""
-    # Workers train, the driver only waits: it need not import what trains.
-    import torch
+    def is_whole(self, result: StudyResult) -> bool:
+        """Whether nothing is left to run once every trial has ended."""
+        return all(map(self._is_done, self._all_runs(result, True)))
 
-    from lttune.engine.run import TrainingRun
-    from lttune.engine.stage1 import stage1_config
+    def record(self, arm: str, seed: int, *, found: Mapping[str, Any] | None = None, failure: str = "") -> None:
+        """Keep what a run found, by limit of detections, or why it failed; its checkpoint is of no more use."""
+        if found is None:
+            self._failures.setdefault(arm, {})[str(seed)] = failure
+        elif arm == STAGE1:
+            self._state[STAGE1] = found
+        else:
+            self._runs.setdefault(arm, {})[str(seed)] = found
+        write_json(self._state, self._folder.confirmation)
+        shutil.rmtree(self._folder.run_checkpoint(arm, seed).parent, ignore_errors=True)
+        self._tell()
 
-    torch.set_num_threads(max(1, int(resources.cpus)))
-    device = torch.device("cuda" if resources.gpus > 0 and torch.cuda.is_available() else "cpu")
-    if untrained:
-        # The stage-1 classifier with its own activation, on the features of the trials.
-        softmax = stage1_config(config)
-        config = replace(config, method=softmax.method, loss=softmax.loss)
-    run = TrainingRun(config, assets, device=device, judged_on=None)
-    if not untrained:
-        run.advance()
-    judge = run.judge("report")
-    found = {str(limit): headline(run.evaluate(judge, max_dets=limit).metrics) for limit in _limits(config)}
-    return {
-        limit: {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        for limit, metrics in found.items()
-    }
+    def checkpoint(self, run: ArmRun) -> Path:
+        return self._folder.run_checkpoint(run.arm, run.seed)
 
+    def _all_runs(self, result: StudyResult, is_final: bool) -> Iterator[ArmRun]:
+        best = result.best_trial
+        if best is None:
+            return
+        arms: dict[str, Mapping[str, Scalar] | None] = {"trial_0": self._published}
+        if is_final and best.number != 0:
+            arms |= {"best": best.params, "optimiser_only": self._spec.optimiser_only(best.params)}
+        yield ArmRun(STAGE1, self._published, self._spec.search.seed)
+        for arm, params in arms.items():
+            if params is not None:
+                yield from (ArmRun(arm, params, seed) for seed in self._state["seeds"])
 
-def summarise(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Means, standard deviations and paired differences of a confirmation, by limit of detections.
+    def _is_done(self, run: ArmRun) -> bool:
+        if str(run.seed) in self._failures.get(run.arm, {}):
+            return True
+        return STAGE1 in self._state if run.arm == STAGE1 else str(run.seed) in self._runs.get(run.arm, {})
 
-    Returns:
-        Per limit: `stage1`, and per configuration `mean` and `std` of each headline metric; where there are two,
-        `difference` best minus trial 0: `mean`, `low`, `high` of its 95 % interval, and `is_shown`. A metric without
-        ground truth is NaN throughout.
-    """
-    summary: dict[str, Any] = {}
-    for limit in map(str, state["limits"]):
-        part: dict[str, Any] = {"stage1": {key: _number(state["stage1"][limit][key]) for key in HEADLINE}}
-        values = {
-            name: {key: [_number(run[limit][key]) for run in _by_seed(runs, state["seeds"])] for key in HEADLINE}
-            for name, runs in state["runs"].items()
+    def _open(self, arm: str, result: StudyResult) -> None:
+        """Write down, before an arm's first run, that it looks at the report half."""
+        if arm in self._runs:
+            return
+        what = {
+            "trial_0": "the stage-1 model and trial 0",
+            "best": f"trial {result.best}",
+            "optimiser_only": f"trial {result.best} with published loss values",
         }
-        for name, columns in values.items():
-            part[name] = {
-                key: {"mean": float(np.mean(column)), "std": float(np.std(column, ddof=1))}
-                for key, column in columns.items()
-            }
-        if {"trial_0", "best"} <= set(values):
-            part["difference"] = {
-                key: paired_difference(values["trial_0"][key], values["best"][key]) for key in HEADLINE
-            }
-        summary[limit] = part
-    return summary
+        self._folder.look_at_report(by="search", what=f"confirmation of {what[arm]}")
+        self._runs[arm] = {}
+        write_json(self._state, self._folder.confirmation)
+        self._tell()
 
-
-def paired_difference(first: list[float], second: list[float]) -> dict[str, Any]:
-    """Second minus first: mean and 95 % interval over pairs, and whether the interval leaves 0 out."""
-    differences = np.subtract(second, first)
-    mean = float(np.mean(differences))
-    half = float(_T_QUANTILE * np.std(differences, ddof=1) / math.sqrt(len(differences)))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "is_shown": abs(mean) > half}
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _by_seed(runs: Mapping[str, Any], seeds: list[int]) -> Iterator[Mapping[str, Values]]:
-    return (runs[str(seed)] for seed in seeds)
+    def _tell(self) -> None:
+        self._listener.progress("confirmation", sum(map(self._is_done, self._wanted)), len(self._wanted))

@@ -13,11 +13,11 @@ class Listener(Protocol):
         """Some work that is no trial: data, stage 1, features, confirmation."""
 
     def search_starts(
-        self, *, study: str, trials: int, epochs: int, metric: str, mode: str, finished: StudyResult
+        self, *, study: str, trials: int, epochs: int | None, metric: str, mode: str, finished: StudyResult
     ) -> None:
-        """Trials are about to run; `finished` holds those of a resumed study."""
+        """Trials are about to run, of so many epochs unless they differ; `finished` holds those of a resumed study."""
 
-    def trial_starts(self, number: int, params: Mapping[str, Any]) -> None:
+    def trial_starts(self, number: int, params: Mapping[str, Any], *, epochs: int) -> None:
         """A worker took the trial."""
 
     def trial_reports(self, number: int, epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
@@ -36,10 +36,10 @@ class SilentListener:
     def progress(self, what: str, done: int, total: int) -> None: ...
 
     def search_starts(
-        self, *, study: str, trials: int, epochs: int, metric: str, mode: str, finished: StudyResult
+        self, *, study: str, trials: int, epochs: int | None, metric: str, mode: str, finished: StudyResult
     ) -> None: ...
 
-    def trial_starts(self, number: int, params: Mapping[str, Any]) -> None: ...
+    def trial_starts(self, number: int, params: Mapping[str, Any], *, epochs: int) -> None: ...
 
     def trial_reports(self, number: int, epoch: int, metrics: Mapping[str, float], seconds: float) -> None: ...
 

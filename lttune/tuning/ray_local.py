@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 import ray
 
@@ -35,6 +36,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _import_path() -> dict[str, str]:
+    """Where this process imports from beyond its installation: a caller's own loss comes from there. Ray would give its
+    workers the script's folder and the current one alone."""
+    installed = (sys.prefix, sys.base_prefix)
+    own = [str(Path(path).absolute()) for path in sys.path if not path.startswith(installed) and Path(path).exists()]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [*own, os.environ.get("PYTHONPATH")]))} if own else {}
+
+
 @contextmanager
 def local_ray(*, num_cpus: int | None = None) -> Iterator[None]:
     """A Ray of our own for the length of the block, behind a token, whatever RAY_ADDRESS says."""
@@ -43,7 +52,7 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     on_terminate = signal.getsignal(signal.SIGTERM)
     # Workers inherit these: a runtime environment would do the same, but Ray starts no worker ahead of time for one.
-    with _environment(WORKER_ENVIRONMENT):
+    with _environment({**WORKER_ENVIRONMENT, **_import_path()}):
         ray.init(
             address="local",
             num_cpus=num_cpus,
@@ -55,9 +64,10 @@ def local_ray(*, num_cpus: int | None = None) -> Iterator[None]:
     if is_main and callable(on_terminate):
         # Ray puts its own handler in the place of the caller's.
         signal.signal(signal.SIGTERM, on_terminate)
-    try:
-        # Ray prints the death of a worker on standard output, which belongs to the caller's results.
-        with guarded_children(), redirect_stdout(sys.stderr):
-            yield
-    finally:
-        ray.shutdown()
+    # Ray prints the death of a worker on standard output, the last ones as it shuts down; that belongs to the results.
+    with redirect_stdout(sys.stderr):
+        try:
+            with guarded_children():
+                yield
+        finally:
+            ray.shutdown()

@@ -1,12 +1,11 @@
 """Assembles a search: shared assets, Ray Tune, Optuna, trackers; and rebuilds a broken one from its own files."""
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,20 +15,23 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from lttune.detectors import BACKENDS, resolve_backend
 from lttune.engine.assets import Assets, Half
-from lttune.engine.config import Recipe, TrainConfig
+from lttune.engine.config import TrainConfig
 from lttune.engine.prepare import prepare, prepare_data
 from lttune.errors import InputError
+from lttune.losses import LOSSES
 from lttune.spec.parameters import Scalar
 from lttune.spec.search import Resources, SearchSpec
 from lttune.tracking.base import Tracker
 from lttune.tracking.jsonl import read_trials
-from lttune.tuning.callback import StudyCallback
-from lttune.tuning.confirm import confirm, is_confirmed, summarise
+from lttune.tuning.callback import ConfirmationCallback, StudyCallback
+from lttune.tuning.confirm import ArmRun, Confirmation
+from lttune.tuning.jobs import ConfirmationJob, TrialJob
 from lttune.tuning.listener import Listener, SilentListener
 from lttune.tuning.ray_local import local_ray
 from lttune.tuning.searcher import AskTellSearcher
 from lttune.tuning.study import StudyFolder, StudyStore
-from lttune.tuning.trainable import MethodTrainable, TrialJob
+from lttune.tuning.summary import summarise
+from lttune.tuning.trainable import MethodTrainable
 from lttune.types import StudyResult
 
 OpenTrackers = Callable[[Path], Sequence[Tracker]]
@@ -42,13 +44,15 @@ class SearchEnd:
     """What a search leaves.
 
     Attributes:
-        confirmation: trial 0, the best trial and the stage-1 model on the report half, by limit of detections; None
-            where no trial is COMPLETE.
+        confirmation: the stage-1 model, trial 0, the best trial and what the optimiser alone gives on the report half,
+            by limit of detections, as `summarise` tells it; None where no trial is COMPLETE.
+        failed_runs: why runs of the confirmation failed, by arm and seed; `confirmation` is without them.
         num_untracked: events that no tracker's store has taken yet; they are kept in the study's folder.
     """
 
     result: StudyResult
     confirmation: Mapping[str, Any] | None
+    failed_runs: Mapping[str, Mapping[str, str]]
     seconds: float
     num_untracked: int
 
@@ -73,14 +77,16 @@ def run_search(
 
     Raises:
         StudyError: the study exists, or another process is creating it.
-        DataError: the setting's data are unusable; nothing was written.
+        DataError: the setting's data are unusable; no study was made.
     """
     folder.refuse_existing()
-    _check_inputs(spec)
+    listener = listener or SilentListener()
+    cache = cache or _shared_cache(folder)
+    _check_inputs(spec, cache, listener)
     folder.acquire()
     try:
         folder.create(spec)
-        return _Search(spec, folder, trainable, cache, open_trackers, listener or SilentListener()).run()
+        return _Search(spec, folder, trainable, cache, open_trackers, listener).run()
     finally:
         folder.release()
 
@@ -99,23 +105,29 @@ def resume_search(
         StudyError: there is no such study, or another process drives it.
     """
     folder.require()
+    listener = listener or SilentListener()
+    cache = cache or _shared_cache(folder)
     folder.acquire()
     try:
-        spec = folder.load_spec()
-        return _Search(spec, folder, trainable, cache, open_trackers, listener or SilentListener()).run()
+        spec = folder.load_spec(recipe_of=trainable.recipe, losses={**LOSSES, **trainable.losses})
+        return _Search(spec, folder, trainable, cache, open_trackers, listener).run()
     finally:
         folder.release()
 
 
-def _check_inputs(spec: SearchSpec) -> None:
-    """Look for the detector and read given annotations before anything is written, so that a bad one costs nothing."""
+def _shared_cache(folder: StudyFolder) -> Path:
+    return folder.path.parent / "cache"
+
+
+def _check_inputs(spec: SearchSpec, cache: Path, listener: Listener) -> None:
+    """Look for the detector and read given annotations before there is a study, so that a bad one costs nothing."""
     if resolve_backend(spec.on.detector) == "detectron2":
         BACKENDS["detectron2"]()
     cpus = os.cpu_count() or 1
     if spec.on.resources.cpus > cpus:
         raise InputError(f"resources.cpus is {spec.on.resources.cpus:g}, but this machine has {cpus}; use fewer.")
     if spec.on.data.glyphs is None:
-        assets = prepare_data(spec.on.data, Path(), lambda *_: None)
+        assets = prepare_data(spec.on.data, cache, listener.progress)
         for half in get_args(Half):
             assets.half(half)
 
@@ -128,30 +140,30 @@ class _Search:
         spec: SearchSpec,
         folder: StudyFolder,
         trainable: type[MethodTrainable],
-        cache: Path | None,
+        cache: Path,
         open_trackers: OpenTrackers,
         listener: Listener,
     ) -> None:
-        self._spec = spec
+        self._spec = spec.with_recipes(trainable.recipe)
         self._folder = folder
         self._trainable = trainable
-        self._cache = cache or folder.path.parent / "cache"
+        self._cache = cache
         self._open_trackers = open_trackers
         self._trackers: Sequence[Tracker] = ()
         self._listener = listener
-        self._recipe: Recipe = trainable.recipe(spec.method)
 
     def run(self) -> SearchEnd:
         began = time.monotonic()
         self._trackers = self._open_trackers(self._folder.path)
         patience = _SHORT_PATIENCE_S
         try:
-            if self._folder.is_ended:
-                result = StudyStore(self._folder, self._spec, is_driver=True).results()
-                confirmation = self._known_confirmation(result)
-            else:
-                result, confirmation = self._search_and_confirm()
+            store = StudyStore(self._folder, self._spec, is_driver=True)
+            confirmation = Confirmation(self._folder, self._spec, self._listener)
+            # An older version ended without some arm of the confirmation.
+            if not (self._folder.is_ended and confirmation.is_whole(store.results())):
+                self._search(store, confirmation)
                 self._folder.mark_ended()
+            result = store.results()
             patience = _PATIENCE_S
         except KeyboardInterrupt:
             for tracker in self._trackers:
@@ -161,48 +173,46 @@ class _Search:
             num_untracked = sum(tracker.close(patience) for tracker in self._trackers)
         return SearchEnd(
             result=result,
-            confirmation=confirmation,
+            confirmation=None if result.best is None else summarise(confirmation.state),
+            failed_runs=confirmation.state["failures"],
             seconds=time.monotonic() - began,
             num_untracked=num_untracked,
         )
 
-    def _search_and_confirm(self) -> tuple[StudyResult, dict[str, Any] | None]:
-        spec = self._spec
-        store = StudyStore(self._folder, spec, is_driver=True)
+    def _search(self, store: StudyStore, confirmation: Confirmation) -> None:
         self._start_trackers(store)
-        has_trials_left = bool(store.unfinished()) or store.num_asked() < spec.search.trials
-        result, confirmation = store.results(), self._known_confirmation(store.results())
-        if has_trials_left or (result.best is not None and confirmation is None):
-            first = self._config(spec.defaults())
-            assets = prepare(first, self._cache, self._listener.progress, num_threads=_idle_cores())
+        has_trials_left = bool(store.unfinished()) or store.num_asked() < self._spec.search.trials
+        if has_trials_left or not confirmation.is_whole(store.results()):
+            assets = {
+                config.method: prepare(config, self._cache, self._listener.progress, num_threads=_idle_cores())
+                for config in self._initial_configs()
+            }
             with local_ray():
-                if has_trials_left:
-                    self._tune(store, assets)
-                result = store.results()
-                confirmation = self._confirm(result, assets) if result.best is not None else None
-        best = result.best_trial
+                self._tune(store, confirmation, assets)
+        shutil.rmtree(self._folder.confirmation_runs, ignore_errors=True)
+        best = store.results().best_trial
         for tracker in self._trackers:
             tracker.end_study(
                 state="COMPLETE" if best else "FAIL",
                 metrics=best.metrics if best else {},
                 tags={"best": str(best.number)} if best else {},
             )
-        return result, confirmation
 
-    def _config(self, params: Mapping[str, Scalar]) -> TrainConfig:
-        return self._spec.resolve(params, self._recipe)
+    def _initial_configs(self) -> list[TrainConfig]:
+        """What the trials that are run first run, one of each method."""
+        return [self._spec.resolve(params) for params in self._spec.initial()]
 
     def _config_if_any(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
         """A trial's configuration as plain values; empty where its values do not go together."""
         try:
-            return self._config(params).to_dict()
+            return self._spec.resolve(params).to_dict()
         except InputError:
             return {}
 
     def _start_trackers(self, store: StudyStore) -> None:
         spec = self._spec
         tags = {
-            "method": spec.method,
+            "method": ", ".join(spec.methods),
             "setting": spec.on.description,
             "objective": f"{spec.objective.mode} {spec.objective.metric}",
             "sampler": spec.search.sampler,
@@ -221,51 +231,70 @@ class _Search:
                     trial.number,
                     params=trial.params,
                     config=self._config_if_any(trial.params),
-                    tags={"method": spec.method},
+                    tags={"method": spec.method_of(trial.params)},
                 )
                 StudyCallback.end_in(tracker, trial)
 
-    def _tune(self, store: StudyStore, assets: Assets) -> None:
+    def _tune(self, store: StudyStore, confirmation: Confirmation, assets: Mapping[str, Assets]) -> None:
         spec, resources = self._spec, self._spec.on.resources
         callback = StudyCallback(store, self._trackers, self._listener)
+        shared: dict[str, Any] = {"slice_s": resources.slice_s, "cpus": resources.cpus, "gpus": resources.gpus}
 
         def make_job(number: int, params: dict[str, Scalar]) -> TrialJob:
+            config = spec.resolve(params)
             return TrialJob(
                 number=number,
                 params=params,
-                config=self._config(params),
-                assets=assets,
+                config=config,
+                assets=assets[config.method],
                 checkpoint=str(self._folder.checkpoint(number)),
-                slice_s=resources.slice_s,
                 stop_at_evaluation=spec.search.asha is not None,
                 objective=spec.objective.metric,
-                cpus=resources.cpus,
-                gpus=resources.gpus,
+                **shared,
             )
 
+        def make_run(run: ArmRun) -> ConfirmationJob:
+            config = spec.resolve(run.params)
+            return ConfirmationJob(
+                arm=run.arm,
+                seed=run.seed,
+                params=run.params,
+                config=replace(config, seed=run.seed),
+                assets=assets[config.method],
+                checkpoint=str(confirmation.checkpoint(run)),
+                limits=confirmation.limits,
+                **shared,
+            )
+
+        epochs = self._epochs()
         self._listener.search_starts(
             study=self._folder.name,
             trials=spec.search.trials,
-            epochs=spec.on.schedule.epochs,
+            epochs=epochs.pop() if len(epochs) == 1 else None,
             metric=spec.objective.metric,
             mode=spec.objective.mode,
             finished=store.results(),
         )
-        remaining = spec.search.trials - store.num_asked() + len(store.unfinished())
         with _scratch(self._folder.path / "ray") as scratch:
             tune.Tuner(
                 tune.with_resources(self._trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
                 tune_config=tune.TuneConfig(
-                    search_alg=AskTellSearcher(store, make_job, callback.record, spec.search.trials),
+                    search_alg=AskTellSearcher(
+                        store,
+                        make_job=make_job,
+                        on_refused=callback.record,
+                        confirmation=confirmation,
+                        make_run=make_run,
+                    ),
                     scheduler=self._scheduler(),
-                    num_samples=remaining,
+                    num_samples=-1,  # the searcher says when it has no more
                     max_concurrent_trials=resources.max_concurrent or _as_many_as_fit(resources),
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
                     name=self._folder.name,
                     storage_path=str(scratch),
-                    callbacks=[callback],
+                    callbacks=[callback, ConfirmationCallback(confirmation)],
                     failure_config=tune.FailureConfig(max_failures=resources.max_failures),
                     verbose=0,
                 ),
@@ -281,26 +310,14 @@ class _Search:
             mode=self._spec.objective.mode,
             grace_period=asha.first_rung_epochs,
             reduction_factor=asha.reduction_factor,
-            max_t=self._spec.on.schedule.epochs,
+            max_t=max(self._epochs()),
         )
 
-    def _confirm(self, result: StudyResult, assets: Assets) -> dict[str, Any]:
-        configs = self._to_confirm(result)
-        if not self._folder.confirmation.exists():
-            self._folder.look_at_report(by="search", what=f"confirmation of trial 0 and trial {result.best}")
-        return summarise(confirm(configs, assets, self._spec.on.resources, self._folder.confirmation, self._listener))
-
-    def _known_confirmation(self, result: StudyResult) -> dict[str, Any] | None:
-        """What an ended search found on the report half; None where any of it is missing."""
-        if result.best is None or not is_confirmed(self._folder.confirmation, self._to_confirm(result)):
-            return None
-        return summarise(json.loads(self._folder.confirmation.read_text()))
-
-    def _to_confirm(self, result: StudyResult) -> dict[str, TrainConfig]:
-        best = result.best_trial
-        assert best is not None
-        configs = {"trial_0": self._config(self._spec.defaults())}
-        return configs if best.number == 0 else {**configs, "best": self._config(best.params)}
+    def _epochs(self) -> set[int]:
+        """Numbers of epochs that trials may have: each method's own, and the ends of what is sampled."""
+        sampled = [end for draw in self._spec.draws() if draw.key == "schedule.epochs" for end in draw.parameter.ends]
+        own = {config.schedule.epochs for config in self._initial_configs()}
+        return own | {end for end in sampled if isinstance(end, int)}
 
 
 def _idle_cores() -> int:

@@ -4,7 +4,8 @@ OUT/STUDY/spec.yaml           everything resolved, the setting in full
 OUT/STUDY/optuna.journal      trials, parameters, values
 OUT/STUDY/trials.jsonl        one line per finished trial, for people and scripts
 OUT/STUDY/checkpoints/NNNN.pt unfinished and finished trials: what trains, newest only
-OUT/STUDY/confirmation.json   trial 0 and the best on the report half
+OUT/STUDY/confirmation.json   the stage-1 model, trial 0 and the best on the report half
+OUT/STUDY/confirmation/       checkpoints of the runs behind it, while they run
 OUT/STUDY/report_looks.jsonl  every look at the report half
 OUT/STUDY/driver.lock         held by the process that drives the search
 OUT/STUDY/ended               there once the search, its confirmation and its trackers' end are done
@@ -29,9 +30,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from lttune.engine.checkpoint import replacing
 from lttune.engine.seeds import stream_seed
 from lttune.errors import StudyError, did_you_mean
+from lttune.losses import LOSSES
 from lttune.spec.load import load_spec
 from lttune.spec.parameters import FloatRange, IntRange, Parameter, Scalar
-from lttune.spec.search import SearchSpec
+from lttune.spec.search import Losses, RecipeOf, SearchSpec, classifier_alone
 from lttune.spec.yaml_text import to_yaml
 from lttune.types import StudyResult, TrialResult
 
@@ -77,6 +79,14 @@ class StudyFolder:
     def checkpoint(self, number: int) -> Path:
         return self.path / "checkpoints" / f"{number:04d}.pt"
 
+    @property
+    def confirmation_runs(self) -> Path:
+        return self.path / "confirmation"
+
+    def run_checkpoint(self, arm: str, seed: int) -> Path:
+        """Of one run of the confirmation, in a folder of its own."""
+        return self.confirmation_runs / f"{arm}-{seed}" / "run.pt"
+
     def create(self, spec: SearchSpec) -> None:
         """Make the folder and write the resolved spec.
 
@@ -97,14 +107,16 @@ class StudyFolder:
                 "or name another one with --study."
             )
 
-    def load_spec(self, *, needs_files: bool = True) -> SearchSpec:
-        """The resolved spec that the study was started with.
+    def load_spec(
+        self, *, needs_files: bool = True, recipe_of: RecipeOf = classifier_alone, losses: Losses = LOSSES
+    ) -> SearchSpec:
+        """The resolved spec that the study was started with; arguments as of `lttune.spec.load.load_spec`.
 
         Raises:
             StudyError: there is no such study.
         """
         self.require()
-        return load_spec(self.spec_path, needs_files=needs_files)
+        return load_spec(self.spec_path, needs_files=needs_files, recipe_of=recipe_of, losses=losses)
 
     def require(self) -> None:
         """Raise StudyError, with the nearest known name, where there is no such study."""
@@ -190,7 +202,6 @@ class StudyStore:
         storage = JournalStorage(JournalFileBackend(str(folder.journal), lock_obj=_DriverLock(str(folder.journal))))
         is_maximised = spec.objective.mode == "max"
         if is_driver:
-            is_new = folder.name not in [s.study_name for s in optuna.get_all_study_summaries(storage)]
             self._study = optuna.create_study(
                 storage=storage,
                 study_name=folder.name,
@@ -198,8 +209,10 @@ class StudyStore:
                 pruner=optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-            if is_new or not self._trials():
-                self._study.enqueue_trial(spec.defaults())
+            # A driver that was killed before the last of them had asked for no trial yet.
+            for values in spec.initial()[len(self._trials()) :]:
+                active = (draw for draw in spec.draws() if draw.is_active(values))
+                self._study.enqueue_trial({draw.name: values[draw.key] for draw in active})
         else:
             try:
                 self._study = optuna.load_study(storage=storage, study_name=folder.name)
@@ -225,13 +238,14 @@ class StudyStore:
         return self._study.ask().number
 
     def parameters(self, number: int) -> dict[str, Scalar]:
-        """The trial's sampled values; those that a killed driver had not drawn yet are drawn now."""
+        """The trial's sampled values, by key; those that a killed driver had not drawn yet are drawn now."""
         trial = Trial(self._study, self._trial(number)._trial_id)
         values: dict[str, Scalar] = {}
-        for position, (key, parameter) in enumerate(self.spec.space.items(), 1):
-            # A stream of its own for each parameter: what was drawn before a kill must not shift the rest.
-            self._study.sampler = self._sampler(number, position)
-            values[key] = _suggest(trial, key, parameter)
+        for position, draw in enumerate(self.spec.draws(), 1):
+            if draw.is_active(values):
+                # A stream of its own for each parameter: what was drawn before a kill must not shift the rest.
+                self._study.sampler = self._sampler(number, position)
+                values[draw.key] = _suggest(trial, draw.name, draw.parameter)
         return values
 
     def _sampler(self, number: int, position: int) -> optuna.samplers.BaseSampler:
@@ -276,7 +290,8 @@ class StudyStore:
 
     def results(self) -> StudyResult:
         """Every trial as the storage tells it."""
-        trials = tuple(_trial_result(trial) for trial in self._trials() if trial.state != TrialState.WAITING)
+        keys = {draw.name: draw.key for draw in self.spec.draws()}
+        trials = tuple(_trial_result(trial, keys) for trial in self._trials() if trial.state != TrialState.WAITING)
         complete = [t for t in self._trials(TrialState.COMPLETE) if t.value is not None]
         sign = 1 if self.spec.objective.mode == "max" else -1
         best = max(complete, key=lambda t: (sign * (t.value or 0.0), -t.number), default=None)
@@ -309,21 +324,21 @@ def _mend_journal(path: Path) -> None:
             file.truncate(whole)
 
 
-def _suggest(trial: Trial, key: str, parameter: Parameter) -> Scalar:
+def _suggest(trial: Trial, name: str, parameter: Parameter) -> Scalar:
     if isinstance(parameter, FloatRange):
-        return trial.suggest_float(key, *parameter.bounds, log=parameter.log)
+        return trial.suggest_float(name, *parameter.bounds, log=parameter.log)
     if isinstance(parameter, IntRange):
-        return trial.suggest_int(key, *parameter.bounds, step=parameter.step, log=parameter.log)
-    return trial.suggest_categorical(key, parameter.values)
+        return trial.suggest_int(name, *parameter.bounds, step=parameter.step, log=parameter.log)
+    return trial.suggest_categorical(name, parameter.values)
 
 
-def _trial_result(trial: FrozenTrial) -> TrialResult:
+def _trial_result(trial: FrozenTrial, keys: Mapping[str, str]) -> TrialResult:
     attributes: Mapping[str, Any] = {key: trial.user_attrs.get(key) for key in _ATTRIBUTES}
     metrics = attributes["metrics"] or {}
     return TrialResult(
         number=trial.number,
         state=trial.state.name,  # type: ignore[arg-type]
-        params=dict(trial.params),
+        params={keys[name]: value for name, value in trial.params.items()},
         metrics={key: math.nan if value is None else value for key, value in metrics.items()},
         seconds=attributes["seconds"],
         fidelity=attributes["fidelity"],

@@ -64,6 +64,27 @@ def test_undefined_is_null(evaluate: Run) -> None:
     assert "bbox/AP_c  undefined\n" in text
 
 
+def test_per_category(evaluate: Run, tmp_path: Path) -> None:
+    options = ("--iou-type", "bbox", "--per-category", "--csv", "table.csv")
+    text = evaluate(document(), [RIGHT], *options).out
+    assert [line.split() for line in text.splitlines()[-2:]] == [
+        ["id", "name", "group", "images", "annotations", "AP", "AP50", "AP75", "AR", "AP_fixed"],
+        ["2", "two", "r", "1", "1", *["100.00"] * 5],
+    ]
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("2,two,r,1,1,")
+    found = json.loads(evaluate(document(area=0), [RIGHT], *options, "--json").out)
+    counts = {"id": 2, "name": "two", "group": "r", "images": 0, "annotations": 0}
+    values = dict.fromkeys(["AP", "AP50", "AP75", "AR", "AP_fixed"])
+    assert found["per_category"] == [counts | values]
+    assert {"bbox/AP", "bbox/AP_fixed", "bbox/AP_fixed_r"} <= set(found)
+
+
+def test_per_category_is_of_detection_files(lttune: Run) -> None:
+    ran = lttune("evaluate", "best", "--per-category")
+    assert ran.code == 2
+    assert "--per-category and --csv need --gt and --detections instead of DIR" in ran.err
+
+
 def test_max_dets(evaluate: Run) -> None:
     entries = [{**RIGHT, "score": 0.9, "bbox": [50, 50, 9, 9]}, RIGHT]
     options = ("--iou-type", "bbox", "--json", "--max-dets")

@@ -10,6 +10,7 @@ import pytest
 from lttune.spec.load import load_spec
 from lttune.tuning.study import StudyFolder, StudyStore
 from lttune.types import TrialResult
+from trainables import recipe_of
 
 Run = Callable[..., Any]
 
@@ -51,6 +52,29 @@ def test_status_of_an_unfinished_study(store: StudyStore, lttune: Run) -> None:
     assert "trial 1: the loss became nan in epoch 2" in ran.out
 
 
+def test_status_of_a_study_that_ended(store: StudyStore, lttune: Run) -> None:
+    store.folder.confirmation.write_text("{}")  # it is begun while trials run
+    assert "broken off" in lttune("status", "mine").out
+    store.folder.mark_ended()
+    assert "the search is complete" in lttune("status", "mine").out
+
+
+def test_status_of_several_methods_has_a_column_for_them(lttune: Run, tmp_path: Path) -> None:
+    spec = load_spec("all", recipe_of=recipe_of)
+    folder = StudyFolder(tmp_path / "lttune_runs" / "many")
+    folder.create(spec)
+    store = StudyStore(folder, spec, is_driver=True)
+    for _ in spec.methods:
+        store.parameters(store.ask())
+    ran = lttune("status", "many")
+    assert ran.code == 0
+    for method in spec.methods:
+        assert f" {method} " in ran.out
+    trials = json.loads(lttune("status", "many", "--json").out)["trials"]
+    assert [trial["params"]["method"] for trial in trials] == list(spec.methods)
+    assert [trial["params"] for trial in trials] == spec.initial()
+
+
 def test_status_as_json(store: StudyStore, lttune: Run, tmp_path: Path) -> None:
     ran = lttune("status", "mine", "--json")
     found = json.loads(ran.out)
@@ -84,6 +108,12 @@ def test_a_study_is_not_searched_again(store: StudyStore, lttune: Run) -> None:
     assert "study 'mine' exists in" in ran.err
     assert "continue it with `lttune resume mine`, or name another one with --study." in ran.err
     assert store.folder.journal.read_bytes() == before
+
+
+def test_several_methods_are_an_exploration(store: StudyStore, lttune: Run) -> None:
+    many, one = (lttune("search", space, "--study", "mine") for space in ("all", "acsl"))
+    assert "8 methods in one search: an exploration, not a ranking" in many.err
+    assert "exploration" not in one.err
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,46 @@ def test_the_training_loss_follows_from_cached_rois(detector: Detector) -> None:
     torch.testing.assert_close(cached["loss_cls"], live["loss_cls"])
 
 
+def test_a_step_of_both_heads_follows_from_cached_rois(detector: Detector) -> None:
+    images, targets = make_batch()
+    heads: tuple[PartName, ...] = ("classifier", "box_regressor")
+    detector.freeze_except(heads)
+    all_rois = detector.eval().train_rois(images, targets)
+    detector.train()
+    box_targets = [
+        detector.encode_boxes(target.boxes[rois.instance_ids[positive]], rois.boxes[positive])
+        for rois, target in zip(all_rois, targets, strict=True)
+        for positive in [rois.labels < NUM_CLASSES]
+    ]
+    features = torch.cat([rois.features for rois in all_rois])
+    labels = torch.cat([rois.labels for rois in all_rois])
+    stage = detector.stages[0]
+    cached = stage.loss(stage.classifier(features), labels)
+    cached["loss_box"] = detector.box_loss(features, labels, torch.cat(box_targets))
+
+    def gradients(terms: dict[str, Tensor]) -> list[Tensor]:
+        detector.zero_grad()
+        sum(terms.values()).backward()
+        return [p.grad for head in heads for p in detector.parts[head].parameters() if p.grad is not None]
+
+    first = gradients(cached)
+    second = gradients(detector.losses(images, targets, generator=seeded(1)))
+    assert len(first) == len(second) > 2
+    for own, other in zip(first, second, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-6)
+
+
+def test_box_features_of_given_boxes_are_those_of_proposals(detector: Detector) -> None:
+    images, targets = make_batch()
+    detector.eval()
+    rois = detector.train_rois(images, targets)
+    pooled = detector.box_features(images, [own.boxes for own in rois])
+    assert all(torch.equal(found, own.features) for found, own in zip(pooled, rois, strict=True))
+    nothing, some = detector.box_features(images, [rois[0].boxes[:0], rois[1].boxes[:2]])
+    assert nothing.shape == (0, some.shape[1])
+    torch.testing.assert_close(some, rois[1].features[:2], rtol=0, atol=1e-4)
+
+
 def test_caching_leaves_the_global_generator(detector: Detector) -> None:
     images, targets = make_batch()
     detector.eval()

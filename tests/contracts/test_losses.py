@@ -19,6 +19,15 @@ IMAGES = (0, 3, 40, 500, 7, 200)
 DRAWING = {"acsl", "federated"}
 # Their gradients are prescribed (GAP) or leave a factor out (Seesaw's compensation): not derivatives.
 NO_DERIVATIVE = {"rog", "seesaw"}
+# Terms that are taken of each process apart; all others are of the whole batch.
+TERMS_OF_A_PROCESS = {
+    "acsl": {"loss_cls"},
+    "federated": {"loss_cls"},
+    "rog": {"loss_rank"},
+    "seesaw": {"loss_classes", "loss_objectness"},
+}
+# Three rows each of four images, not in order.
+IMAGE_IDS = torch.tensor([0, 3, 1, 2, 0, 1, 2, 3, 3, 2, 0, 1])
 every_loss = pytest.mark.parametrize("name", sorted(LOSSES))
 few_examples = settings(max_examples=10, deadline=None)
 
@@ -29,6 +38,7 @@ def build(name, images=IMAGES, **hyperparameters):
         image_count=image_count,
         instance_count=3 * image_count,
         group=(image_count > 10).long() + (image_count > 100).long(),
+        repeated_instance_count=3.5 * image_count.double(),
     )
     generator = torch.Generator().manual_seed(0)
     return build_loss(name, num_classes=len(images), frequencies=frequencies, generator=generator, **hyperparameters)
@@ -137,6 +147,82 @@ def test_instance_ids_are_optional(name):
 
 
 @every_loss
+@pytest.mark.parametrize("images_per_process", [4, 100])
+def test_one_process_that_has_every_image_is_the_whole_batch(name, images_per_process):
+    whole, loss = build(name), build(name, images_per_process=images_per_process)
+    logits, labels, instance_ids = batch(loss)
+
+    expected = whole(logits, labels, instance_ids=instance_ids)
+    terms = loss(logits, labels, instance_ids=instance_ids, image_ids=IMAGE_IDS)
+
+    assert terms == expected
+    assert torch.equal(*(torch.autograd.grad(total(own), logits, retain_graph=True)[0] for own in (terms, expected)))
+
+
+@every_loss
+def test_processes_are_taken_apart_and_averaged(name):
+    loss, whole, apart = build(name, images_per_process=2), build(name), build(name)
+    logits, labels, instance_ids = batch(loss)
+
+    terms = loss(logits, labels, instance_ids=instance_ids, image_ids=IMAGE_IDS)
+    expected = whole(logits, labels, instance_ids=instance_ids)
+    # Statistics of the whole batch first; the processes then only read them.
+    apart.load_state_dict(whole.state_dict())
+    first, second = (apart.eval()(logits[rows], labels[rows]) for rows in (IMAGE_IDS < 2, IMAGE_IDS >= 2))
+    for term in TERMS_OF_A_PROCESS.get(name, set()):
+        expected[term] = (first[term] + second[term]) / 2
+
+    assert terms == expected
+    slopes = [torch.autograd.grad(total(own), logits, retain_graph=True)[0] for own in (terms, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-15)
+
+
+@every_loss
+def test_processes_share_statistics_that_count_each_row_once(name):
+    loss, whole = build(name, images_per_process=1), build(name)
+    logits, labels, instance_ids = batch(loss)
+
+    loss(logits, labels, instance_ids=instance_ids, image_ids=IMAGE_IDS)
+    whole(logits, labels, instance_ids=instance_ids)
+
+    assert loss.state_dict().keys() == whole.state_dict().keys()
+    for key, value in whole.state_dict().items():
+        assert torch.equal(loss.state_dict()[key], value), key
+
+
+@every_loss
+def test_process_without_rows_counts_as_nothing(name):
+    loss, other = build(name, images_per_process=1).eval(), build(name, images_per_process=1).eval()
+    logits, labels, _ = batch(loss)
+
+    alone = other(logits, labels, image_ids=torch.zeros_like(labels))
+    terms = loss(logits, labels, image_ids=torch.ones_like(labels))  # none of image 0
+
+    for term, value in terms.items():
+        share = 0.5 if term in TERMS_OF_A_PROCESS.get(name, set()) else 1
+        assert value == share * alone[term], term
+
+
+@every_loss
+def test_processes_need_the_images_of_the_rows(name):
+    loss = build(name, images_per_process=2)
+
+    if name in TERMS_OF_A_PROCESS:
+        with pytest.raises(InputError, match=r"images_per_process is 2, but the loss was called without image_ids; .*"):
+            loss(*batch(loss)[:2])
+    else:
+        assert total(loss(*batch(loss)[:2])).isfinite()
+
+
+@every_loss
+def test_bytes_of_the_state_are_those_of_a_checkpoint(name):
+    loss = build(name)
+
+    assert loss.state_bytes == sum(value.nbytes for value in loss.state_dict().values())
+    assert (loss.state_bytes > 0) == bool(loss.state_dict())
+
+
+@every_loss
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_raised(name, dtype):
     loss, reference = build(name), build(name)
@@ -178,6 +264,20 @@ def test_gradient_is_the_derivative(name):
         return total(loss(z, labels, instance_ids=instance_ids))
 
     assert torch.autograd.gradcheck(value, logits)
+
+
+@every_loss
+def test_falls_over_thirty_steps_on_one_batch(name):
+    loss = build(name)
+    logits, labels, instance_ids = batch(loss, num_rows=24)
+
+    values = []
+    for _ in range(30):
+        value, slope = gradient(loss, logits, labels, instance_ids)
+        values.append(value)
+        logits = (logits - 10 * slope).detach().requires_grad_()
+
+    assert values[-1] < 0.5 * values[0]
 
 
 @every_loss

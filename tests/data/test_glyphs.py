@@ -141,3 +141,24 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
         make_glyphs(GlyphConfig(), tmp_path / "mine.txt")
     with pytest.raises(InputError, match="num_workers is 0"):
         make_glyphs(GlyphConfig(), tmp_path / "new", num_workers=0)
+
+
+def test_lvis_counts_keep_lvis_shares_and_all_groups() -> None:
+    config = GlyphConfig(num_categories=1203, num_train_images=4000, num_val_images=800, counts="lvis_v1")
+    counts = _planned_counts(config, "train")
+    assert counts.shape == (1203,)
+    assert (np.diff(counts) <= 0).all()
+    assert counts.min() == 1
+    assert counts.sum() <= 4000 * 8
+    # LVIS's most frequent category is in 1977 of its 100170 images and in 197.7 times as many as one of 10.
+    middle = counts[600] / counts[0]
+    assert middle == pytest.approx(32 / 1977, rel=0.35)
+    assert (counts > 100).sum() > 50
+    assert (_planned_counts(config, "val") == 4).all()
+
+
+def test_a_value_added_later_changes_no_known_data() -> None:
+    assert "counts" not in GlyphConfig().identity()
+    assert GlyphConfig(counts="lvis_v1").identity()["counts"] == "lvis_v1"
+    with pytest.raises(InputError, match="counts is zipf; use log_spaced or lvis_v1"):
+        GlyphConfig(counts="zipf")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lttune.data.lvis import LvisDataset, annotations_from_document, load_annotations
 from lttune.errors import DataError
+from lttune.evaluation.ground_truth import EVALUATED, NOT_EXHAUSTIVE, GroundTruth
 
 
 def _faults(document: object) -> list[str]:
@@ -56,6 +57,43 @@ def test_coco_format_passes_on_request(document: dict[str, Any]) -> None:
     assert len(_faults(document)) == 4
     annotations = annotations_from_document(document, "file.json", require_federated=False)
     assert annotations.negative.shape == annotations.not_exhaustive.shape == (0, 2)
+
+
+@pytest.fixture
+def coco_document(document: dict[str, Any]) -> dict[str, Any]:
+    """The same document in COCO's format, with a crowd region."""
+    for image in document["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    for category in document["categories"]:
+        category.pop("frequency", None)
+    document["annotations"][0]["iscrowd"] = 1
+    return document
+
+
+def test_a_file_without_anything_of_lvis_is_coco(coco_document: dict[str, Any]) -> None:
+    annotations = annotations_from_document(coco_document, "file.json")
+    assert annotations.is_exhaustive
+    assert annotations.frequency_group.tolist() == [-1, -1, -1]
+    assert annotations.category_ids.tolist() == [5, 7, 9]  # with gaps, as COCO's
+    assert annotations.negative.shape == (0, 2)
+    assert annotations.subset(np.array([0])).is_exhaustive
+
+
+def test_a_crowd_is_ignored_in_coco_alone(coco_document: dict[str, Any], images: Path) -> None:
+    annotations = annotations_from_document(coco_document, "file.json")
+    assert annotations.is_ignored.tolist() == [True, False, False, True]
+    assert LvisDataset(annotations, images)[1][1].labels.tolist() == []
+    # lvis-api disregards the field.
+    coco_document["categories"][0]["frequency"] = "f"
+    annotations = annotations_from_document(coco_document, "file.json", require_federated=False)
+    assert annotations.is_ignored.tolist() == [False, False, False, True]
+
+
+def test_in_coco_every_category_is_judged_in_every_image(coco_document: dict[str, Any]) -> None:
+    truth = GroundTruth(annotations_from_document(coco_document, "file.json"))
+    labels = truth.labels(*(table.ravel() for table in np.indices((2, 3))))
+    assert ((labels & EVALUATED) > 0).all()
+    assert ((labels & NOT_EXHAUSTIVE) == 0).all()
 
 
 @pytest.mark.parametrize("name", ["images", "annotations", "categories"])
@@ -187,6 +225,14 @@ def test_broken_json_is_placed(tmp_path: Path) -> None:
         load_annotations(path)
 
 
+def test_nan_is_named_with_its_field(document: dict[str, Any], tmp_path: Path) -> None:
+    document["annotations"][1]["area"] = float("nan")
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"annotations\[1\]\.area \(id 2\): is nan; it must be a finite number"):
+        load_annotations(path)
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     (tmp_path / "val2017").mkdir()
@@ -210,7 +256,8 @@ def test_samples_are_images_with_their_targets(document: dict[str, Any], images:
     grey, target = dataset[0]
     assert grey.shape == (3, 5, 8)
     assert (grey == 7).all()
-    assert target.boxes.tolist() == [[1, 1, 3, 3], [1.5, 0, 3.5, 3.25]]
+    # Annotation 4 is ignored.
+    assert target.boxes.tolist() == [[1, 1, 3, 3]]
     assert target.masks is not None
     assert target.masks[0].sum() == 4
 

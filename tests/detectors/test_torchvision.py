@@ -41,7 +41,7 @@ def test_box_loss_is_smooth_l1_of_the_positives_own_category(tiny: DetectorConfi
     deltas = F.linear(features, detector.box_regressor.weight, detector.box_regressor.bias)
     distance = torch.stack([deltas[1, 8:12] - goals[0], deltas[3, 16:20] - goals[1]]).abs()
     per_value = torch.where(distance < 1 / 9, 4.5 * distance**2, distance - 1 / 18)
-    torch.testing.assert_close(detector._box_loss(features, labels, goals), per_value.sum() / 4)
+    torch.testing.assert_close(detector.box_loss(features, labels, goals), per_value.sum() / 4)
 
 
 def test_training_on_one_batch_finds_its_objects_and_their_masks(

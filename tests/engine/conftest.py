@@ -19,6 +19,7 @@ from lttune.engine.config import (
 )
 from lttune.engine.prepare import prepare
 from lttune.losses.acsl import Acsl
+from lttune.losses.loce import Loce
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,14 @@ def train_config() -> TrainConfig:
 
 
 @pytest.fixture(scope="session")
-def assets(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Assets:
-    """Data, a stage-1 model of one epoch, and its features."""
+def loce_config(train_config: TrainConfig) -> TrainConfig:
+    """LOCE on cached features: classifier and box regressor."""
+    recipe = Recipe(parts=("classifier", "box_regressor"))
+    return replace(train_config, method="loce", loss=Loce.Hyperparameters(queue_size=32), recipe=recipe)
+
+
+@pytest.fixture(scope="session")
+def assets(loce_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Assets:
+    """Data, a stage-1 model of one epoch, its features, and the jittered boxes of LOCE's memory."""
     cache: Path = tmp_path_factory.mktemp("cache")
-    return prepare(train_config, cache, lambda *_: None, num_threads=1)
+    return prepare(loce_config, cache, lambda *_: None, num_threads=1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lttune.engine.assets import Assets
 from lttune.engine.config import Recipe, TrainConfig
+from lttune.engine.judge import CachedJudge, LiveJudge
 from lttune.engine.memory_file import memory_file
 from lttune.engine.run import TrainingRun
 from lttune.errors import AppliedConfigError, CacheError, InputError, NonFiniteLossError
@@ -66,6 +67,22 @@ def test_stopped_in_an_epoch_equals_unbroken(
     assert (resumed.step, resumed.epoch) == (4, 1)
     resumed.advance()
     assert_same(state_of(unbroken), state_of(resumed))
+    assert repr(without_times(unbroken)) == repr(without_times(resumed))
+
+
+def test_cached_heads_and_memory_stopped_in_an_epoch_equal_unbroken(
+    loce_config: TrainConfig, assets: Assets, tmp_path: Path
+) -> None:
+    unbroken = TrainingRun(loce_config, assets)
+    unbroken.advance()
+    broken = TrainingRun(loce_config, assets)
+    broken.advance(max_iters=4)
+    broken.save(tmp_path / "run.pt")
+    resumed = TrainingRun(loce_config, assets)
+    resumed.restore(tmp_path / "run.pt")
+    resumed.advance()
+    assert_same(state_of(unbroken), state_of(resumed))
+    assert_same(memory_of(unbroken), memory_of(resumed))
     assert repr(without_times(unbroken)) == repr(without_times(resumed))
 
 
@@ -151,6 +168,84 @@ def test_cached_and_live_trunks_draw_the_same_rows(train_config: TrainConfig, as
         # Images were grouped into other batches, which rounds sums otherwise.
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4)
     assert cached.history[-1].metrics["AP"] == pytest.approx(live.history[-1].metrics["AP"], abs=0.05)
+
+
+@pytest.mark.parametrize("method", ["ecm", "rog", "seesaw"])
+def test_proxies_with_a_fresh_cosine_classifier_train_the_same_cached_and_live(
+    method: str, train_config: TrainConfig, assets: Assets
+) -> None:
+    config = replace(
+        config_of(method, train_config),
+        recipe=Recipe(parts=("classifier",), classifier_start="fresh"),
+        detector=replace(train_config.detector, normed_classifier=True),
+    )
+    cached = TrainingRun(config, assets)
+    live = TrainingRun(replace(config, fidelity="full"), assets, judged_on=None)
+    before = cached.detector.parts["classifier"].state_dict()["weight"].clone()
+    for run in (cached, live):
+        run.advance()
+    first, second = (run.detector.parts["classifier"].state_dict() for run in (cached, live))
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4)
+    assert not torch.equal(first["weight"], before)
+    assert len(before) == assets.train.num_categories + (2 if method == "seesaw" else 1)
+    assert 0 <= cached.history[-1].metrics["AP"] <= 100
+
+
+def test_heads_alone_move_on_cached_features(loce_config: TrainConfig, assets: Assets) -> None:
+    run = TrainingRun(loce_config, assets, judged_on=None)
+    before = state_of(run)
+    run.advance(max_iters=1)
+    moved = {name for name, tensor in state_of(run).items() if not torch.equal(tensor, before[name])}
+    own = {id(p) for part in ("classifier", "box_regressor") for p in run.detector.parts[part].parameters()}
+    heads = {name for name, p in run.detector.named_parameters() if id(p) in own}
+    assert moved == heads | {name for name in before if name.endswith("loss.mean_score")}
+
+
+def test_boxes_that_move_are_judged_on_images_and_only_at_the_end(
+    train_config: TrainConfig, loce_config: TrainConfig, assets: Assets
+) -> None:
+    run = TrainingRun(loce_config, assets)
+    cached = CachedJudge(assets.feature_folder("tune"), assets.ground_truth("tune"))
+    first = run.evaluate().metrics
+    # Nothing has moved yet; images went through the trunk in the same batches.
+    assert first == pytest.approx(run.evaluate(cached).metrics, abs=1e-6, nan_ok=True)
+    run.advance()
+    assert [bool(record.metrics) for record in run.history] == [False, False, True]
+    live = TrainingRun(replace(loce_config, fidelity="full"), assets)
+    for name in run.trained_parts:
+        live.detector.parts[name].load_state_dict(run.detector.parts[name].state_dict())
+    expected = live.evaluate().metrics
+    assert {key: run.history[-1].metrics[key] for key in expected} == pytest.approx(expected, abs=0, nan_ok=True)
+    assert isinstance(run.judge("tune"), LiveJudge)
+    assert isinstance(TrainingRun(train_config, assets).judge("tune"), CachedJudge)
+
+
+def test_a_scheduler_that_stops_at_evaluations_gets_them(loce_config: TrainConfig, assets: Assets) -> None:
+    run = TrainingRun(loce_config, assets)
+    assert [bool(record.metrics) for record in run.advance(stop_at_evaluation=True)] == [True]
+
+
+def test_cached_memory_refuses_another_jitter(loce_config: TrainConfig, assets: Assets) -> None:
+    config = replace(loce_config, loss=replace(loce_config.loss, jitter_amplitude=0.1))
+    with pytest.raises(InputError, match=r"loss\.jitter_amplitude is 0\.1, .* use `fidelity: full`"):
+        TrainingRun(config, assets)
+    TrainingRun(replace(config, loss=replace(config.loss, has_memory=False)), assets)
+    with pytest.raises(InputError, match="rows of its own, and their boxes are not cached"):
+        TrainingRun(loce_config, replace(assets, memory=None))
+
+
+def test_the_size_of_the_memory_is_told_once(
+    loce_config: TrainConfig, assets: Assets, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = TrainingRun(loce_config, assets, judged_on=None)
+    with caplog.at_level("INFO", logger="lttune.engine"):
+        run.advance(max_iters=1)
+        run.advance(max_iters=1)
+    held = run.detector.stages[0].loss.state_bytes
+    assert held > 6 * 32 * 256 * 4  # the features of six full queues, and their box targets
+    assert caplog.messages == [f"Mean scores and feature memory hold {held / 1e6:.1f} MB."]
 
 
 def test_slices_end_at_evaluations_when_asked(train_config: TrainConfig, assets: Assets) -> None:

@@ -7,6 +7,7 @@ import pytest
 from lttune.data.lvis import annotations_from_document
 from lttune.errors import DataError
 from lttune.evaluation import GroundTruth
+from lttune.evaluation.ground_truth import EVALUATED, NOT_EXHAUSTIVE
 from lttune.masks import decode
 from lttune.types import Annotations
 
@@ -54,14 +55,16 @@ def test_annotations_are_ordered_by_image_category_and_place_in_the_file() -> No
 def test_federated_labels() -> None:
     truth = GroundTruth(load([annotation(7, 2)]))
     image, category = (table.ravel() for table in np.indices((2, 3)))
-    assert truth.is_evaluated(image, category).tolist() == [False, False, True, True, False, False]
-    assert truth.is_not_exhaustive(image, category).tolist() == [False, True, False, False, False, False]
+    labels = truth.labels(image, category)
+    assert (labels & EVALUATED > 0).tolist() == [False, False, True, True, False, False]
+    assert (labels & NOT_EXHAUSTIVE > 0).tolist() == [False, True, False, False, False, False]
+    assert truth.labels(np.array([0, 1]), np.array([-1, -1])).tolist() == [0, 0]
 
 
 def test_an_annotation_without_area_does_not_exist() -> None:
     truth = GroundTruth(load([annotation(3, 2, area=0), annotation(3, 2, area=-4), annotation(7, 2, area=0.25)]))
     assert (len(truth), truth.num_dropped) == (1, 2)
-    assert truth.is_evaluated(np.array([0, 1]), np.array([0, 0])).tolist() == [False, True]
+    assert (truth.labels(np.array([0, 1]), np.array([0, 0])) & EVALUATED > 0).tolist() == [False, True]
 
 
 def test_area_ranges_include_both_ends_and_ignored_ones_are_not_counted() -> None:
@@ -74,6 +77,18 @@ def test_area_ranges_include_both_ends_and_ignored_ones_are_not_counted() -> Non
     np.testing.assert_array_equal(~truth.is_ignored[:, :7], counted)
     assert truth.is_ignored[:, 7].all()
     assert truth.num_counted.tolist() == [[6, 1, 0], [2, 1, 0], [3, 0, 0], [3, 0, 0]]
+
+
+def test_recall_weights_spread_the_101_recalls_over_the_matches() -> None:
+    truth = GroundTruth(load([annotation(3, 2), annotation(7, 2), annotation(3, 9), annotation(7, 5, ignore=1)]))
+    # Of two annotations the first match reaches recalls 0 to 0.5, the second the other 50; a single one reaches all.
+    assert [weights.tolist() for weights in truth.recall_weights] == [[51, 50, 101], [51, 50, 101], [], []]
+    assert truth.num_images_of_category.tolist() == [2, 0, 1]
+
+
+def test_ignored_areas_are_the_bits_of_is_ignored() -> None:
+    truth = GroundTruth(load([annotation(3, 2, area=1024.0), annotation(3, 2, ignore=1), annotation(3, 2, area=1e5)]))
+    assert truth.ignored_areas.tolist() == [0b1000, 0b1111, 0b0110]
 
 
 def test_masks_follow_the_order_of_annotations() -> None:

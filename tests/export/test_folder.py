@@ -2,82 +2,21 @@
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lttune.engine.assets import Assets, Half
-from lttune.engine.config import Recipe
-from lttune.engine.prepare import prepare
+from lttune.engine.assets import Half
 from lttune.engine.run import TrainingRun
 from lttune.errors import CacheError, InputError
-from lttune.export.folder import evaluate_folder, export_trial
+from lttune.export.folder import evaluate_folder, export_values, with_defaults
+from lttune.export.origin import Origin
 from lttune.spec.load import load_spec
-from lttune.spec.search import SearchSpec
-from lttune.types import TrialResult
 
-RECIPE = Recipe(parts=("classifier",), fidelity="cached", left_out=("the second half",))
+Scene = Any  # of conftest.py
 PARAMS = {"loss.score_threshold": 0.4, "optim.lr": 0.02}
-SPEC = """\
-schema: 1
-method: acsl
-search: {trials: 2, seed: 7}
-fixed: {optim.weight_decay: 0.01}
-space:
-  loss.score_threshold: {float: [0.05, 0.95], default: 0.7}
-  optim.lr: {float: [1e-3, 0.1], log: true}
-on:
-  description: "two\\nlines: of text"
-  data: {glyphs: {num_categories: 2, num_train_images: 24, num_val_images: 16, size_px: 64, seed: 1}}
-  detector:
-    name: tiny_mask_rcnn_fpn
-    class_agnostic_box: true
-    class_agnostic_mask: true
-    num_train_proposals: 20
-    num_test_proposals: 20
-    num_rois: 8
-    score_threshold: 0.0
-  stage1: {optim: {name: adamw, lr: 4e-3}, schedule: {epochs: 16, batch_size: 4, policy: one_cycle}}
-  optim: {name: adamw, lr: 0.01}
-  schedule: {epochs: 1, batch_size: 4, policy: one_cycle}
-  evaluation: {max_dets: 20}
-"""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A finished trial, its shared assets and its export."""
-
-    spec: SearchSpec
-    assets: Assets
-    cache: Path
-    checkpoint: Path
-    trial: TrialResult
-    folder: Path
-    metrics: dict[str, dict[str, float]]
-
-    def export(self, to: Path, **changes: Any) -> dict[str, dict[str, float]]:
-        options: dict[str, Any] = {"checkpoint": self.checkpoint, "study": "mine", "assets": self.assets, **changes}
-        return export_trial(self.spec, self.trial, recipe=RECIPE, to=to, progress=lambda *_: None, **options)
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    root = tmp_path_factory.mktemp("export")
-    (root / "space.yaml").write_text(SPEC)
-    spec = load_spec(root / "space.yaml")
-    config = spec.resolve(PARAMS, RECIPE)
-    assets = prepare(config, root / "cache", lambda *_: None, num_threads=1)
-    run = TrainingRun(config, assets)
-    run.advance()
-    run.save(root / "0001.pt")
-    trial = TrialResult(number=1, state="COMPLETE", params=PARAMS, metrics=run.history[-1].metrics, applied_hash="abc")
-    scene = Scene(spec, assets, root / "cache", root / "0001.pt", trial, root / "best", {})
-    scene.metrics.update(scene.export(scene.folder))
-    return scene
 
 
 @pytest.fixture
@@ -103,7 +42,7 @@ def test_the_halves_are_measured_and_differ(scene: Scene) -> None:
 
 
 def test_the_trained_classifier_is_in_the_folder(scene: Scene) -> None:
-    run = TrainingRun(scene.spec.resolve(PARAMS, RECIPE), scene.assets)
+    run = TrainingRun(scene.spec.resolve(PARAMS), scene.assets)
     start = run.detector.parts["classifier"].state_dict()["weight"].clone()
     run.restore(scene.checkpoint)
     trained = run.detector.parts["classifier"].state_dict()["weight"]
@@ -119,22 +58,62 @@ def test_measured_on_the_images_it_is_the_cached_trial(scene: Scene) -> None:
 def test_the_config_is_a_search_space_with_the_trials_values(scene: Scene) -> None:
     spec = load_spec(scene.folder / "config.yaml")
     assert spec.defaults() == PARAMS
-    assert spec.resolve(spec.defaults(), RECIPE) == scene.spec.resolve(PARAMS, RECIPE)
+    assert spec.with_recipes(lambda _: scene.recipe).resolve(spec.defaults()) == scene.spec.resolve(PARAMS)
     assert spec.on == scene.spec.on
     assert spec.fixed == scene.spec.fixed
     assert (scene.spec.defaults()["loss.score_threshold"], spec.defaults()["loss.score_threshold"]) == (0.7, 0.4)
 
 
-def test_provenance_and_readme(scene: Scene) -> None:
+def test_the_header_says_where_the_values_were_found(scene: Scene) -> None:
+    head = (scene.folder / "config.yaml").read_text().split("schema:")[0]
+    assert "trial 1 of study mine, method acsl." in head
+    assert "# Found on: two lines: of text; fidelity cached; adamw at a batch of 4." in head
+    assert "generated, 2 categories, annotations sha256" in head
+    assert "HYPOTHESIS" not in head
+
+
+def test_provenance_environment_and_card(scene: Scene) -> None:
     provenance = json.loads((scene.folder / "provenance.json").read_text())
-    assert (provenance["study"], provenance["trial"], provenance["params"]) == ("mine", 1, PARAMS)
-    assert (provenance["fidelity"], provenance["seeds"]) == ("cached", {"training": 7, "stage1": 0})
+    assert (provenance["trial"], provenance["params"]) == ("trial 1 of study mine", PARAMS)
+    assert (provenance["found_on"]["fidelity"], provenance["seeds"]) == ("cached", {"training": 7, "stage1": 0})
     assert provenance["differs_from_published"][0] == "the second half"
-    assert set(provenance["versions"]) >= {"lttune", "torch", "ray", "optuna", "mlflow"}
-    readme = (scene.folder / "README.md").read_text()
-    assert "# Trial 1 of study mine" in readme
-    assert "`loss.score_threshold`: 0.4" in readme
-    assert "lttune evaluate best --split report" in readme
+    digests = provenance["found_on"]["data"]
+    assert digests["train_sha256"] != digests["val_sha256"]
+    environment = (scene.folder / "environment.txt").read_text().splitlines()
+    assert environment[0].startswith("# Python 3.")
+    assert {line.split("==")[0] for line in environment} >= {"lttune", "torch", "ray", "optuna", "mlflow"}
+    card = (scene.folder / "README.md").read_text()
+    assert "# Trial 1 of study mine" in card
+    assert "`loss.score_threshold`: 0.4" in card
+    assert "lttune evaluate best --split report" in card
+    assert digests["train_sha256"] in card
+    assert "| nan |" not in card
+
+
+def test_defaults_of_alternatives_are_those_of_the_active_one(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(
+        "schema: 1\non: glyphs\nsearch: {trials: 4}\nspace:\n  method: {choice: [acsl, cross_entropy]}\n"
+        "  loss.score_threshold: {float: [0.1, 0.9], when: {method: acsl}}\n"
+        "  optim.lr:\n  - {float: [0.001, 0.1], when: {method: acsl}}\n"
+        "  - {float: [0.001, 0.1], when: {method: cross_entropy}}\n"
+    )
+    spec = load_spec(tmp_path / "space.yaml")
+    values = {"method": "cross_entropy", "optim.lr": 0.05}
+    changed = with_defaults(spec, values)
+    assert changed.defaults() == values
+    assert changed.defaults("acsl")["optim.lr"] == spec.defaults("acsl")["optim.lr"] != 0.05
+
+
+def test_values_for_another_setting_carry_no_weights(scene: Scene, tmp_path: Path) -> None:
+    origin = Origin.of(
+        scene.spec.resolve(PARAMS), scene.assets, trial="trial 1 of study mine", setting="x", transferred_to="LVIS"
+    )
+    export_values(with_defaults(scene.spec, PARAMS), scene.trial, origin, to=tmp_path / "new")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"config.yaml", "provenance.json", "README.md"}
+    text = (tmp_path / "new" / "config.yaml").read_text()
+    assert "# UNCONFIRMED HYPOTHESIS: nobody has tried these values on LVIS" in text
+    assert load_spec(tmp_path / "new" / "config.yaml").defaults() == PARAMS
+    assert "unconfirmed hypothesis" in (tmp_path / "new" / "README.md").read_text()
 
 
 def test_another_limit_of_detections(scene: Scene) -> None:

@@ -46,6 +46,27 @@ def test_kill_in_the_middle_of_trials(whole: Whole, prepared: Any) -> None:
     check_mlflow(prepared, "kill")
 
 
+def test_kill_in_the_confirmation(whole: Whole, prepared: Any) -> None:
+    confirmation = prepared.study("confirm") / "confirmation.json"
+    driver = prepared.search("confirm")
+    driver.wait_for(
+        lambda: len(read_runs(confirmation, "best")) >= 1 and checkpoints(prepared, "confirm"), "runs of the best trial"
+    )
+    driver.end(signal.SIGKILL)
+    assert checkpoints(prepared, "confirm")
+
+    stdout = prepared.start("resume", "confirm").finish()
+
+    # The same runs as in a search that nobody killed, to the last bit.
+    found, wanted = (
+        json.loads(path.read_text()) for path in (confirmation, whole[0].study("whole") / confirmation.name)
+    )
+    assert found == wanted
+    assert "its loss as published" in stdout
+    assert [trial.number for trial in prepared.optuna_trials("confirm")] == list(range(NUM_TRIALS))
+    check_mlflow(prepared, "confirm")
+
+
 def test_kill_in_stage_1_in_features_and_in_the_confirmation(bare: Any) -> None:
     cache, confirmation = bare.out / "cache", bare.study("early") / "confirmation.json"
     driver = bare.search("early", "--trials", "1", "--set", "stage1.schedule.epochs=12")
@@ -62,10 +83,12 @@ def test_kill_in_stage_1_in_features_and_in_the_confirmation(bare: Any) -> None:
     assert not [path for path in cache.glob("features-*") if path.is_dir()]
 
     driver = bare.start("resume", "early")
-    driver.wait_for(lambda: len(read_runs(confirmation)) >= 2, "a confirmation in its middle")
+    driver.wait_for(
+        lambda: len(read_runs(confirmation)) >= 2 and checkpoints(bare, "early"), "a confirmation in its middle"
+    )
     driver.end(signal.SIGKILL)
     assert "stage 1:" not in driver.stderr
-    known = read_runs(confirmation)
+    known, left = read_runs(confirmation), checkpoints(bare, "early")
     assert len(known) < 5
 
     document = json.loads(bare.start("resume", "early", "--json").finish())
@@ -73,6 +96,9 @@ def test_kill_in_stage_1_in_features_and_in_the_confirmation(bare: Any) -> None:
     runs = read_runs(confirmation)
     assert len(runs) == 5
     assert known.items() <= runs.items()
+    assert left
+    assert not bare.study("early").joinpath("confirmation").exists()
+    # Trial 0 is the only one, hence the best: one arm.
     assert [look["by"] for look in bare.lines("early", "report_looks.jsonl")] == ["search"]
     assert list(cache.glob(".*")) == []
     assert bare.mlflow_runs("early")[None].info.status == "FINISHED"
@@ -103,12 +129,17 @@ def test_interrupt(prepared: Any, sent: signal.Signals) -> None:
     check_mlflow(prepared, "stop")
 
 
-def read_runs(confirmation: Path) -> dict[str, Any]:
-    """The confirmed seeds of trial 0."""
+def read_runs(confirmation: Path, arm: str = "trial_0") -> dict[str, Any]:
+    """The confirmed seeds of an arm."""
     if not confirmation.exists():
         return {}
-    runs: dict[str, Any] = json.loads(confirmation.read_text())["runs"].get("trial_0", {})
+    runs: dict[str, Any] = json.loads(confirmation.read_text())["runs"].get(arm, {})
     return runs
+
+
+def checkpoints(place: Any, study: str) -> list[Path]:
+    """Of the runs of the confirmation that are under way."""
+    return list(place.study(study).glob("confirmation/*/run.pt"))
 
 
 def check_mlflow(place: Any, study: str) -> None:

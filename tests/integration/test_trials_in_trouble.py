@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import torch
 import yaml
 
 pytestmark = pytest.mark.slow
@@ -53,6 +54,38 @@ def test_kill_of_a_worker(whole: Whole, prepared: Any) -> None:
     assert prepared.mlflow_steps(runs[0], "AP") == list(range(1, EPOCHS + 1))
 
 
+def test_kill_of_a_worker_in_the_confirmation(whole: Whole, prepared: Any) -> None:
+    confirmation = prepared.study("worker") / "confirmation.json"
+    driver = prepared.search("worker", "--json")
+    under_way = driver.wait_for(
+        lambda: next(prepared.study("worker").glob("confirmation/best-*/run.pt"), None), "a run of the best trial"
+    )
+    steps = torch.load(under_way, weights_only=True)["step"]
+    for worker in driver.workers():
+        worker.send_signal(signal.SIGKILL)
+
+    document = json.loads(driver.finish())
+
+    assert steps > 0
+    assert [trial["state"] for trial in document["trials"]] == ["COMPLETE"] * 4
+    wanted = whole[0].study("whole") / "confirmation.json"
+    assert json.loads(confirmation.read_text()) == json.loads(wanted.read_text())
+
+
+def test_published_values_that_diverge_leave_the_rest_confirmed(prepared: Any, tmp_path: Path) -> None:
+    space = {"optim.lr": {"choice": [0.01, DIVERGING_LR], "default": DIVERGING_LR}}
+    spec = write_spec(tmp_path / "published.yaml", space, trials=4)
+
+    stdout = prepared.start("search", str(spec)).finish()
+
+    state = json.loads((prepared.study("published") / "confirmation.json").read_text())
+    assert prepared.optuna_trials("published")[0].state.name == "FAIL"
+    assert {arm: len(runs) for arm, runs in state["runs"].items()} == {"trial_0": 0, "best": 5}
+    assert {arm: len(reasons) for arm, reasons in state["failures"].items()} == {"trial_0": 5}
+    assert "too few runs of trial" in stdout
+    assert "Confirmation of trial 0: 5 runs failed and are left out: the loss became" in stdout
+
+
 def test_a_loss_that_becomes_infinite_fails_its_trial_alone(prepared: Any, tmp_path: Path) -> None:
     space = {"optim.lr": {"choice": [0.01, DIVERGING_LR], "default": 0.01}}
     spec = write_spec(tmp_path / "diverge.yaml", space, trials=4)
@@ -80,6 +113,7 @@ def test_a_search_without_a_complete_trial_ends_with_1(prepared: Any, tmp_path: 
     document = json.loads(prepared.start("search", str(spec), "--json").finish(code=1))
 
     assert document["best"] is None
+    assert not prepared.study("hopeless").joinpath("report_looks.jsonl").exists()
     assert [trial["state"] for trial in document["trials"]] == ["FAIL"] * 2
     assert not prepared.study("hopeless").joinpath("confirmation.json").exists()
     assert prepared.mlflow_runs("hopeless")[None].info.status == "FAILED"
@@ -105,6 +139,10 @@ def test_asha_stops_trials(prepared: Any) -> None:
         last = document["trials"][trial.number]["metrics"]["AP"]
         assert math.isclose(last, trial.intermediate_values[epochs[-1]], rel_tol=0)
         assert trial.value == last
+    # The best trial's runs are new ones, and no rung is theirs.
+    confirmation = json.loads((prepared.study("asha") / "confirmation.json").read_text())
+    assert {len(runs) for runs in confirmation["runs"].values()} == {5}
+    assert confirmation["failures"] == {}
 
 
 def test_mlflow_that_is_broken_stops_nothing_and_gets_all_later(prepared: Any) -> None:

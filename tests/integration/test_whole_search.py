@@ -1,6 +1,7 @@
 """An undisturbed search from the command line, and what can be asked of it afterwards."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -53,10 +54,44 @@ def test_the_folder_tells_the_same(whole: Whole) -> None:
     for line in lines:
         assert line["params"] == trials[line["number"]]["params"]
         assert line["metrics"]["AP"] == trials[line["number"]]["metrics"]["AP"]
-    confirmation = json.loads((folder / "confirmation.json").read_text())
-    assert {len(runs) for runs in confirmation["runs"].values()} == {5}
-    assert [look["by"] for look in place.lines("whole", "report_looks.jsonl")] == ["search"]
     assert not (folder / "ray").exists()
+
+
+def test_the_confirmation_has_every_arm_with_the_same_new_seeds(whole: Whole) -> None:
+    place, printed, _ = whole
+    folder = place.study("whole")
+    confirmation = json.loads((folder / "confirmation.json").read_text())
+
+    assert json.loads(printed)["best"] != 0
+    assert confirmation["seeds"] == [6, 7, 8, 9, 10]
+    assert confirmation["limits"] == [20, 300]
+    assert list(confirmation["runs"]) == ["trial_0", "best", "optimiser_only"]
+    assert confirmation["failures"] == {}
+    for runs in [*confirmation["runs"].values(), {"6": confirmation["stage1"]} | {str(s): {} for s in range(7, 11)}]:
+        assert sorted(map(int, runs)) == confirmation["seeds"]
+        assert all(set(found) in ({"20", "300"}, set()) for found in runs.values())
+    # Each look at the report half is written down, in the order of the arms.
+    looks = place.lines("whole", "report_looks.jsonl")
+    assert [look["by"] for look in looks] == ["search"] * 3
+    assert not (folder / "confirmation").exists()
+    assert sorted(path.name for path in (folder / "checkpoints").glob("*")) == [
+        f"{n:04d}.pt" for n in range(NUM_TRIALS)
+    ]
+
+
+def test_an_older_study_that_lacks_an_arm_gets_it(whole: Whole, prepared: Any) -> None:
+    shutil.copytree(whole[0].study("whole"), prepared.study("whole"))
+    path = prepared.study("whole") / "confirmation.json"
+    complete = json.loads(path.read_text())
+    older = {**complete, "runs": {arm: complete["runs"][arm] for arm in ("trial_0", "best")}}
+    del older["failures"]
+    path.write_text(json.dumps(older))
+
+    document = json.loads(prepared.start("resume", "whole", "--json").finish())
+
+    assert document == json.loads(whole[1])
+    assert json.loads(path.read_text()) == complete
+    assert len(prepared.lines("whole", "report_looks.jsonl")) == 4
 
 
 def test_mlflow_has_a_parent_and_one_run_per_trial(whole: Whole) -> None:

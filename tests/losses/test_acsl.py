@@ -193,6 +193,26 @@ def test_ratios_reach_their_groups(frequencies):
     assert (logits.grad != 0).tolist() == [[True, False, False, True]] * 4
 
 
+def test_shares_are_of_the_background_of_each_process(frequencies):
+    """150 background RoIs each of two images: 3 rare draws of the batch, but 1 each of two processes of one image."""
+    drawn = {}
+    for images_per_process in (None, 1):
+        loss = build_loss(
+            "acsl",
+            num_classes=1,
+            frequencies=frequencies([3]),
+            generator=torch.Generator().manual_seed(0),
+            images_per_process=images_per_process,
+        )
+        logits = torch.zeros(300, 2, requires_grad=True)
+        image_ids = torch.arange(300) % 2
+        loss(logits, torch.ones(300, dtype=torch.int64), image_ids=image_ids)["loss_cls"].backward()
+        drawn[images_per_process] = [int((logits.grad[image_ids == image, 0] != 0).sum()) for image in (0, 1)]
+
+    assert sum(drawn[None]) == 3
+    assert drawn[1] == [1, 1]
+
+
 def test_training_without_a_generator_is_refused(frequencies):
     loss = build_loss("acsl", num_classes=1, frequencies=frequencies([3]))
 

@@ -50,7 +50,7 @@ def test_values_and_generator_arrive(frequencies):
             {"score_treshold": 0.5},
             r"loss 'acsl' has no hyperparameter 'score_treshold'\. .*'score_threshold'\?",
         ),
-        ("cross_entropy", {"tau": 0.5}, r"loss 'cross_entropy' has no hyperparameter 'tau'\. It has none\."),
+        ("cross_entropy", {"tau": 0.5}, r"loss 'cross_entropy' has no hyperparameter 'tau'\. Known: weight"),
     ],
 )
 def test_unknown_names_offer_the_nearest(frequencies, name, values, message):

@@ -77,6 +77,45 @@ def test_scores_by_hand():
     torch.testing.assert_close(softmax_scores(logits), torch.tensor([[9 / 13, 3 / 13]], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sigmoid_equals_torch_over_the_whole_range(dtype):
+    logits = torch.linspace(-120, 120, 4001, dtype=dtype).reshape(-1, 1).repeat(1, 3)
+    labels, weight = torch.arange(4001) % 3, torch.rand(4001, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+
+    values = [
+        sigmoid_cross_entropy(ours, labels, weight=weight),
+        torch.nn.functional.binary_cross_entropy_with_logits(
+            theirs, torch.nn.functional.one_hot(labels, 3).to(dtype), weight, reduction="sum"
+        )
+        / 4001,
+    ]
+    slopes = [torch.autograd.grad(value, z)[0] for value, z in zip(values, (ours, theirs), strict=True)]
+
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*slopes)
+
+
+def test_sigmoid_takes_a_mask_for_a_weight():
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    labels, mask = torch.tensor([0, 1, 2, 2]), torch.tensor([True, False, True])
+
+    masked, weighted = (sigmoid_cross_entropy(logits, labels, weight=weight) for weight in (mask, mask.float()))
+
+    assert masked == weighted
+
+
+def test_weight_of_the_softmax_is_a_factor(frequencies):
+    logits, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 2])
+
+    once, thrice = (
+        build_loss("cross_entropy", num_classes=2, frequencies=frequencies([3, 30]), weight=weight)(logits, labels)
+        for weight in (1.0, 3.0)
+    )
+
+    assert thrice["loss_cls"] == 3 * once["loss_cls"]
+
+
 def test_prior_is_the_first_score(frequencies):
     loss = build_loss("sigmoid_cross_entropy", num_classes=2, frequencies=frequencies([3, 30]), prior=0.01)
 

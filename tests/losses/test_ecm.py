@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from lttune.errors import InputError
 from lttune.losses import build_loss
 from lttune.losses.ecm import FG_BG_RATIO, ecm_loss, ecm_statistics
 
@@ -115,6 +117,22 @@ def test_module_equals_function(frequencies):
 
     torch.testing.assert_close(instances, ecm_loss(logits, labels, counts.instance_count))
     torch.testing.assert_close(images, ecm_loss(logits, labels, counts.image_count))
+
+
+def test_counts_can_follow_repeat_factor_sampling(frequencies):
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 3, 3])
+    repeated = torch.tensor([12.5, 33.0, 900.0], dtype=torch.float64)
+    counts = replace(frequencies([2, 30, 400], [5, 31, 900]), repeated_instance_count=repeated)
+
+    loss = build_loss("ecm", num_classes=3, frequencies=counts, count_source="rfs")(logits, labels)["loss_cls"]
+
+    torch.testing.assert_close(loss, ecm_loss(logits, labels, repeated))
+
+
+def test_counts_that_nobody_made_are_refused(frequencies):
+    with pytest.raises(InputError, match=r"loss\.count_source is rfs, but .* no repeated_instance_count; take them"):
+        build_loss("ecm", num_classes=1, frequencies=frequencies([3]), count_source="rfs")
 
 
 def test_extensions_at_0_leave_a_plain_sigmoid(frequencies):

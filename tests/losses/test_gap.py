@@ -131,18 +131,69 @@ def test_visiting_all_rows_and_cells_gives_the_same(monkeypatch, delta):
     visited = []
     sparse = gap._worth_visiting
 
-    def record(mask):
-        visited.append(sparse(mask))
+    def record(mask, **limits):
+        visited.append(sparse(mask, **limits))
         return visited[-1]
 
     monkeypatch.setattr(gap, "_worth_visiting", record)
     value, gradient = value_and_gradient(logits, labels, counts, **{**PUBLISHED, "delta": delta})
-    monkeypatch.setattr(gap, "_worth_visiting", lambda mask: slice(None))
+    monkeypatch.setattr(gap, "_worth_visiting", lambda mask, **limits: slice(None))
     dense_value, dense_gradient = value_and_gradient(logits, labels, counts, **{**PUBLISHED, "delta": delta})
 
     assert all(isinstance(index, torch.Tensor) for index in visited)
     torch.testing.assert_close(value, dense_value, rtol=1e-13, atol=0)
     torch.testing.assert_close(gradient, dense_gradient, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("shift", [0.0, -7.0], ids=["every cell is near", "few are"])
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+def test_many_cells_equal_plain_arithmetic_to_1e_9(shift, delta):
+    """As many as take the fast search; each positive against all cells, without sorting."""
+    generator = torch.Generator().manual_seed(0)
+    num_rows, num_classes = 300, 400
+    logits = shift + torch.randn(num_rows, num_classes + 1, dtype=torch.float64, generator=generator)
+    labels = torch.cat([torch.randint(12, (40,), generator=generator), torch.full((260,), num_classes)])
+    logits[torch.arange(40), labels[:40]] -= shift
+    counts = labels.bincount(minlength=num_classes + 1)
+
+    def step(difference):
+        return (difference >= 0).double() if delta == 0 else (difference / (2 * delta) + 0.5).clamp(0, 1)
+
+    is_negative = (labels[:, None] != torch.arange(num_classes)).double()
+    weight = 1 / counts[:-1].clamp(min=1).double()
+    weight *= num_classes / (weight.sum() + 1e-9)
+    expected, num_present = torch.zeros_like(logits), len(labels[:40].unique())
+    for k, label in enumerate(labels[:40].tolist()):
+        score, own = logits[k, label], logits[labels == label, label]
+        ahead = is_negative * step(logits[:, :-1] - score)
+        total = ahead.sum() + step(own - score).sum()
+        pull = 0.1 * weight[label] / (num_present * len(own))
+        if ahead.sum() > 1e-10:
+            expected[:, :-1] += pull * ahead / total
+            expected[k, label] -= pull * ahead.sum() / total
+
+    _, gradient = value_and_gradient(logits, labels, counts, **{**PUBLISHED, "delta": delta})
+
+    assert (gradient - expected).abs().max() <= 1e-9 * expected.abs().max()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (299, 0)], ids=["positive", "negative", "of background"])
+def test_what_is_no_number_makes_no_other_error(place):
+    logits = torch.randn(300, 301, generator=torch.Generator().manual_seed(0))
+    logits[place] = torch.nan
+    labels = torch.tensor([0, 1, 2, *[300] * 297])
+
+    gap_loss(logits.requires_grad_(), labels, labels.bincount(minlength=301)).backward()
+
+
+def test_off_the_cpu_nothing_waits_for_a_value():
+    """Tensors of the meta device have shapes and no values: whoever asks for one gets an error."""
+    logits = torch.zeros(40, 9, device="meta", requires_grad=True)
+    labels, counts = torch.zeros(40, dtype=torch.int64, device="meta"), torch.zeros(9, device="meta")
+
+    gap_loss(logits, labels, counts).backward()
+
+    assert logits.grad.shape == (40, 9)
 
 
 def test_gradients_of_positives_and_negatives_cancel():

@@ -60,6 +60,28 @@ def test_values_reach_the_gradient(build):
     assert ours.grad.abs().sum() > 0
 
 
+def test_sharp_step_is_delta_0(build):
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    ours, expected = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+
+    build(step="sharp", delta=0.7)(ours, LABELS)["loss_rank"].backward()
+    gap_loss(expected, LABELS, LABELS.bincount(), delta=0.0).backward()
+
+    assert torch.equal(ours.grad, expected.grad)
+
+
+def test_each_process_ranks_its_own_cells(build):
+    """The only negatives that reach the positive lie in the other image."""
+    logits = torch.tensor([[3.0, -9, -9, 0], [-9, 8, -9, 0]])
+    labels, image_ids = torch.tensor([0, 3]), torch.tensor([0, 1])
+
+    whole = build()(logits, labels, image_ids=image_ids)["loss_rank"]
+    apart = build(images_per_process=1)(logits, labels, image_ids=image_ids)["loss_rank"]
+
+    assert whole == pytest.approx(1 / 1.5)
+    assert apart == 0
+
+
 def test_values_of_the_other_loss(build):
     rog = build(object_loss="seesaw", seesaw={"p": 0.3})
 

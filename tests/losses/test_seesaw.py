@@ -113,10 +113,26 @@ def test_counts_are_of_rois_and_include_the_batch(frequencies):
     assert terms == seesaw_loss(logits, labels, torch.tensor([2, 1, 1]))
 
 
+def test_without_objectness_background_is_one_more_category(frequencies):
+    # Raw odds 1 : 3 : 4 of two categories and background. Of the first row (label 0) the rival has a quarter of the
+    # counts (mitigation 1/2) and thrice the score (9), background more counts (1) and four times the score (16):
+    # 1 : 27/2 : 64. Of the second (background) categories have fewer counts, (8/32)^p and (2/32)^p, and lower scores.
+    loss = build_loss("seesaw", num_classes=2, frequencies=frequencies([3, 30]), objectness=False, p=0.5).eval()
+    loss.counts.copy_(torch.tensor([8, 2, 32]))
+    logits = torch.tensor([[1.0, 3.0, 4.0]] * 2, dtype=torch.float64).log()
+
+    terms = loss(logits, torch.tensor([0, 2]))
+
+    assert loss.num_logits == 3
+    expected = (math.log(1 + 27 / 2 + 64) + math.log((4 + 1 / 2 + 3 / 4) / 4)) / 2
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx({"loss_cls": expected})
+    torch.testing.assert_close(loss.scores(logits[:1]), torch.tensor([[1 / 8, 3 / 8]], dtype=torch.float64))
+
+
 def test_counts_of_the_dataset_stay(frequencies):
     loss = build_loss("seesaw", num_classes=2, frequencies=frequencies([3, 30], [4, 50]), count_source="dataset")
 
     loss(torch.zeros(2, 4), torch.tensor([0, 2]))
 
-    assert loss.counts.tolist() == [4, 50, 0]
+    assert loss.counts.tolist() == [4, 50, 54]
     assert "counts" not in loss.state_dict()

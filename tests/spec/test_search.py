@@ -104,7 +104,7 @@ def test_null_is_a_default_like_any_other(choice: str, value: Any, load: Load) -
         ({"schedule.epochs": "3"}, "schedule.epochs: '3' is not a whole number."),
         ({"loss.scor": 1}, "loss.scor is not a value of acsl. Did you mean 'loss.score_threshold'?"),
         ({"score_threshold": 1}, "score_threshold is not a value of acsl. Did you mean 'loss.score_threshold'?"),
-        ({"recipe.x": 1}, "recipe.x is not a value of acsl. Known: recipe.classifier_start."),
+        ({"recipe.x": 1}, "recipe.x is not a value of acsl. Did you mean 'recipe.parts'?"),
         ({"zzz": 1}, "zzz is not a value of acsl. Known: optim, schedule, sampler, loss."),
         (
             {"evaluation.max_dets": 5},
@@ -141,7 +141,7 @@ def test_fidelity(asked: str, heads: str, recipe: Recipe, fidelity: str, load: L
         "detector.class_agnostic_box": str("box" in heads).lower(),
         "detector.class_agnostic_mask": str("mask" in heads).lower(),
     }
-    assert load(sets=sets).resolve({}, recipe).fidelity == fidelity
+    assert load(sets=sets).resolve({}, lambda method: recipe).fidelity == fidelity
 
 
 def test_a_detector_without_masks_needs_no_class_agnostic_ones(load: Load) -> None:
@@ -150,8 +150,8 @@ def test_a_detector_without_masks_needs_no_class_agnostic_ones(load: Load) -> No
 
 
 def test_cached_fidelity_is_refused_where_it_would_be_wrong(load: Load, faults: Lines) -> None:
-    with pytest.raises(SpecError, match="fidelity is cached, but acsl trains everything; use `fidelity: full`"):
-        load(sets={"fidelity": "cached"}).resolve({}, Recipe(parts="all", fidelity="full"))
+    with pytest.raises(SpecError, match=r"fidelity is cached, but recipe.parts is all; use `fidelity: full`, or leave"):
+        load(sets={"fidelity": "cached"}).resolve({"recipe.parts": "all"})
     (line,) = faults(sets={"fidelity": "cached", "detector.class_agnostic_box": "false"})
     assert "fidelity is cached, but boxes or masks of tiny_mask_rcnn_fpn depend on the category; set" in line
 

@@ -1,6 +1,7 @@
 """A search on a handful of glyph images, its shared assets, and studies in empty folders."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from lttune.engine.prepare import prepare
 from lttune.spec.load import load_spec
 from lttune.spec.parameters import Scalar
 from lttune.spec.search import SearchSpec
+from lttune.tuning.confirm import Confirmation
+from lttune.tuning.jobs import ConfirmationJob, TrialJob
+from lttune.tuning.listener import SilentListener
 from lttune.tuning.study import StudyFolder, StudyStore
-from lttune.tuning.trainable import TrialJob
 from lttune.types import TrialResult
 
 RECIPE = Recipe(parts=("classifier",), fidelity="cached")
@@ -50,10 +53,31 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> SearchSpec:
     return load_spec(path)
 
 
+# Two methods that share one value and have one each, and the first is not the first by name.
+METHODS = """\
+space:
+  method: {choice: [loce, acsl]}
+  loss.score_threshold: {float: [0.05, 0.95], default: 0.7, when: {method: acsl}}
+  optim.lr:
+    - {float: [1e-3, 0.1], log: true, default: 0.01, when: {method: acsl}}
+    - {float: [1e-4, 0.01], log: true, default: 0.002, when: {method: loce}}
+  loss.momentum: {float: [0.5, 0.99], default: 0.9, when: {method: loce}}
+"""
+
+
+@pytest.fixture(scope="session")
+def methods_spec(tmp_path_factory: pytest.TempPathFactory) -> SearchSpec:
+    """A search over two methods."""
+    start, end = SPEC.index("space:"), SPEC.index("on:\n")
+    path = tmp_path_factory.mktemp("methods") / "space.yaml"
+    path.write_text(SPEC[:start].replace("method: acsl\n", "") + METHODS + SPEC[end:])
+    return load_spec(path)
+
+
 @pytest.fixture(scope="session")
 def assets(spec: SearchSpec, tmp_path_factory: pytest.TempPathFactory) -> Assets:
     cache: Path = tmp_path_factory.mktemp("cache")
-    return prepare(spec.resolve({}, RECIPE), cache, lambda *_: None, num_threads=1)
+    return prepare(spec.resolve({}, lambda _: RECIPE), cache, lambda *_: None, num_threads=1)
 
 
 @pytest.fixture
@@ -82,7 +106,7 @@ def make_job(spec: SearchSpec, tmp_path: Path) -> Callable[..., TrialJob]:
         values: dict[str, Any] = {
             "number": number,
             "params": params,
-            "config": spec.resolve(params, RECIPE),
+            "config": spec.resolve(params, lambda _: RECIPE),
             "assets": Assets(train_annotations="", train_images="", val_annotations="", val_images=""),
             "checkpoint": str(tmp_path / "checkpoints" / f"{number:04d}.pt"),
             "slice_s": 600.0,
@@ -94,6 +118,35 @@ def make_job(spec: SearchSpec, tmp_path: Path) -> Callable[..., TrialJob]:
         return TrialJob(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def make_run(make_job: Callable[..., TrialJob], tmp_path: Path) -> Callable[..., ConfirmationJob]:
+    """The job of a run of the confirmation."""
+
+    def make(arm: str, seed: int, params: Mapping[str, Scalar], **changes: Any) -> ConfirmationJob:
+        job = make_job(0, dict(params))
+        values: dict[str, Any] = {
+            "arm": arm,
+            "seed": seed,
+            "params": params,
+            "config": replace(job.config, seed=seed),
+            "assets": job.assets,
+            "checkpoint": str(tmp_path / f"{arm}-{seed}" / "run.pt"),
+            "slice_s": job.slice_s,
+            "limits": (5, 300),
+            "cpus": job.cpus,
+            "gpus": job.gpus,
+        }
+        return ConfirmationJob(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def confirmation_of() -> Callable[[StudyStore], Confirmation]:
+    """The confirmation of a study, as its driver opens it."""
+    return lambda store: Confirmation(store.folder, store.spec, SilentListener())
 
 
 @pytest.fixture

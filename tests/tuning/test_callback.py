@@ -10,7 +10,8 @@ import pytest
 
 from lttune.spec.search import SearchSpec
 from lttune.tracking.jsonl import JsonlTracker
-from lttune.tuning.callback import StudyCallback
+from lttune.tuning.callback import ConfirmationCallback, StudyCallback
+from lttune.tuning.confirm import Confirmation
 from lttune.tuning.listener import SilentListener
 from lttune.tuning.study import StudyStore
 from lttune.types import TrialResult
@@ -24,7 +25,7 @@ class Heard(SilentListener):
         self.epochs: list[tuple[int, int]] = []
         self.ended: list[TrialResult] = []
 
-    def trial_starts(self, number: int, params: Mapping[str, Any]) -> None:
+    def trial_starts(self, number: int, params: Mapping[str, Any], *, epochs: int) -> None:
         self.started.append(number)
 
     def trial_reports(self, number: int, epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
@@ -177,5 +178,68 @@ def test_a_trial_that_no_worker_took(scene: Scene) -> None:
     assert scene.ended().reason == "refused"
 
 
-def test_nothing_of_ours_is_pickled(scene: Scene) -> None:
+def test_nothing_of_ours_is_pickled(scene: Scene, confirmation_of: Callable[[StudyStore], Confirmation]) -> None:
     assert scene.callback.__getstate__() == {}
+    assert ConfirmationCallback(confirmation_of(scene.store)).__getstate__() == {}
+
+
+# ---- the confirmation
+
+
+class Run:
+    """A run of the confirmation, and both callbacks that hear of it."""
+
+    def __init__(self, scene: Scene, confirmation: Confirmation, make_run: Any) -> None:
+        self.scene = scene
+        self.confirmation = confirmation
+        self.callbacks = [scene.callback, ConfirmationCallback(confirmation)]
+        self.job = make_run("trial_0", 8, scene.job.params)
+        self.trial = SimpleNamespace(config={"job": self.job}, last_result=None, get_error=lambda: None)
+
+    def go(self, *results: dict[str, Any]) -> None:
+        for callback in self.callbacks:
+            callback.on_trial_start(0, [], self.trial)
+        for result in results:
+            self.trial.last_result = result
+            for callback in self.callbacks:
+                callback.on_trial_result(0, [], self.trial, result)
+
+    def complete(self) -> None:
+        for callback in self.callbacks:
+            callback.on_trial_complete(0, [], self.trial)
+
+
+@pytest.fixture
+def run(scene: Scene, confirmation_of: Callable[[StudyStore], Confirmation], make_run: Any) -> Run:
+    return Run(scene, confirmation_of(scene.store), make_run)
+
+
+FOUND = {"5": {"AP": 10.0}, "300": {"AP": 20.0}}
+
+
+def test_a_run_of_the_confirmation_is_no_trial(run: Run) -> None:
+    run.go(
+        {"found": None, "failure": None, "done": False},
+        {"found": FOUND, "failure": None, "done": True},
+    )
+    run.complete()
+    assert run.confirmation.state["runs"] == {"trial_0": {"8": FOUND}}
+    assert run.confirmation.state["failures"] == {}
+    heard = run.scene.heard
+    assert (heard.started, heard.epochs, heard.ended) == ([], [], [])
+    assert [trial.state for trial in run.scene.store.results().trials] == ["RUNNING"]
+    assert not (run.scene.store.folder.path / "trials.jsonl").exists()
+
+
+def test_a_run_of_the_confirmation_that_gave_up_says_why(run: Run) -> None:
+    run.go({"found": None, "failure": "the loss became nan in epoch 3", "done": True})
+    run.complete()
+    assert run.confirmation.state["failures"] == {"trial_0": {"8": "the loss became nan in epoch 3"}}
+
+
+def test_a_run_of_the_confirmation_whose_worker_died_for_good(run: Run) -> None:
+    run.go()
+    for callback in run.callbacks:
+        callback.on_trial_error(0, [], run.trial)
+    assert run.confirmation.state["failures"] == {"trial_0": {"8": "its worker died"}}
+    assert run.scene.heard.ended == []

@@ -1,102 +1,184 @@
-"""Means, standard deviations and intervals of paired runs, against numbers worked by hand."""
+"""Which runs the confirmation of a study asks for, what it keeps of them, and how it goes on."""
 
 import json
-import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lttune.tuning.confirm import is_confirmed, paired_difference, summarise
+from lttune.spec.search import SearchSpec
+from lttune.tuning.confirm import ArmRun, Confirmation
+from lttune.tuning.listener import SilentListener
+from lttune.tuning.study import StudyStore
+from lttune.types import TrialResult
 
-SEEDS = [1, 2, 3, 4, 5]
-
-
-def runs(ap: list[float]) -> dict[str, Any]:
-    """By seed, at two limits: the second has one point less; no rare category."""
-    return {
-        str(seed): {
-            limit: {"AP": value - less, "AP_r": None, "AP_c": value, "AP_f": value}
-            for limit, less in (("20", 0.0), ("300", 1.0))
-        }
-        for seed, value in zip(SEEDS, ap, strict=True)
-    }
+FOUND = {"20": {"AP": 40.0, "AP_r": float("nan"), "AP_c": 40.0, "AP_f": 40.0}}
+SEEDS = [8, 9, 10, 11, 12]  # the search's is 7
 
 
-def state_of(**configs: list[float]) -> dict[str, Any]:
-    return {
-        "seeds": SEEDS,
-        "limits": [20, 300],
-        "stage1": runs([7.0] * 5)["1"],
-        "runs": {name: runs(values) for name, values in configs.items()},
-    }
+class Scene:
+    """A study of three trials that nobody has run, and its confirmation."""
+
+    def __init__(self, store: StudyStore, confirmation_of: Callable[[StudyStore], Confirmation]) -> None:
+        self.store = store
+        self._confirmation_of = confirmation_of
+        self.confirmation = confirmation_of(store)
+        self.params = [store.parameters(store.ask()) for _ in range(3)]
+
+    def end(self, *values: float | None) -> None:
+        """The trials end, in order, with these APs; None fails."""
+        for number, value in enumerate(values):
+            state: Any = "FAIL" if value is None else "COMPLETE"
+            metrics = {} if value is None else {"AP": value}
+            self.store.tell(TrialResult(number=number, state=state, params={}, metrics=metrics))
+
+    def take(self, *, is_final: bool) -> list[ArmRun]:
+        """Every run that is handed out now."""
+        runs = []
+        while run := self.confirmation.next_run(self.store.results(), is_final=is_final):
+            runs.append(run)
+        return runs
+
+    def reopen(self) -> None:
+        """As a resumed search does."""
+        self.confirmation = self._confirmation_of(self.store)
+
+    def file(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self.store.folder.confirmation.read_text())
+        return state
+
+    def looks(self) -> list[str]:
+        lines = (self.store.folder.path / "report_looks.jsonl").read_text().splitlines()
+        return [json.loads(line)["what"] for line in lines]
 
 
-def test_a_difference_that_is_shown() -> None:
-    # Differences 1 to 5: mean 3, standard deviation sqrt(2.5); half is 2.776 * sqrt(2.5) / sqrt(5) = 1.96293.
-    found = paired_difference([10.0, 10.0, 10.0, 10.0, 10.0], [11.0, 12.0, 13.0, 14.0, 15.0])
-    assert found["mean"] == pytest.approx(3.0)
-    assert found["low"] == pytest.approx(1.03707, abs=1e-5)
-    assert found["high"] == pytest.approx(4.96293, abs=1e-5)
-    assert found["is_shown"] is True
+@pytest.fixture
+def scene(
+    open_store: Callable[..., StudyStore], spec: SearchSpec, confirmation_of: Callable[[StudyStore], Confirmation]
+) -> Scene:
+    return Scene(open_store(spec), confirmation_of)
 
 
-def test_a_difference_that_is_not_shown() -> None:
-    # Differences -1, 0, 1, 2, 3: mean 1, the same half.
-    found = paired_difference([1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 2.0, 3.0, 4.0])
-    assert found["low"] == pytest.approx(-0.96293, abs=1e-5)
-    assert found["is_shown"] is False
+def seeds_by_arm(runs: list[ArmRun]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for run in runs:
+        found.setdefault(run.arm, []).append(run.seed)
+    return found
 
 
-def test_a_loss_is_shown_as_well() -> None:
-    assert paired_difference([5.0, 6.0, 7.0, 8.0, 9.0], [1.0, 2.1, 2.9, 4.0, 5.0])["is_shown"] is True
+def test_without_a_complete_trial_nobody_looks(scene: Scene) -> None:
+    assert scene.take(is_final=False) == []
+    scene.end(None, None, None)
+    assert scene.take(is_final=True) == []
+    assert scene.confirmation.is_whole(scene.store.results())
+    assert not scene.store.folder.confirmation.exists()
+    assert not (scene.store.folder.path / "report_looks.jsonl").exists()
 
 
-def test_pairing_takes_out_what_the_seeds_share() -> None:
-    found = paired_difference([10.0, 20.0, 30.0, 40.0, 50.0], [11.0, 21.0, 31.0, 41.0, 51.0])
-    assert (found["mean"], found["low"], found["high"], found["is_shown"]) == (1.0, 1.0, 1.0, True)
+def test_what_needs_no_winner_is_run_while_the_last_trials_are(scene: Scene) -> None:
+    scene.end(10.0)
+    runs = scene.take(is_final=False)
+    assert seeds_by_arm(runs) == {"stage1": [7], "trial_0": SEEDS}
+    assert {tuple(run.params.items()) for run in runs} == {tuple(scene.store.spec.defaults().items())}
+    assert scene.looks() == ["confirmation of the stage-1 model and trial 0"]
 
 
-def test_equal_runs_show_nothing() -> None:
-    assert paired_difference([3.0] * 5, [3.0] * 5)["is_shown"] is False
+def test_the_best_trial_and_its_optimiser_follow(scene: Scene) -> None:
+    scene.end(10.0)
+    scene.take(is_final=False)
+    scene.end(10.0, 5.0, 20.0)
+    runs = scene.take(is_final=True)
+    assert seeds_by_arm(runs) == {"best": SEEDS, "optimiser_only": SEEDS}
+    params = {run.arm: run.params for run in runs}
+    assert params["best"] == scene.params[2]
+    assert params["optimiser_only"] == {**scene.params[2], "loss.score_threshold": 0.7}
+    assert scene.looks()[1:] == ["confirmation of trial 2", "confirmation of trial 2 with published loss values"]
 
 
-def test_summary() -> None:
-    summary = summarise(state_of(trial_0=[10.0] * 5, best=[11.0, 12.0, 13.0, 14.0, 15.0]))
-    assert list(summary) == ["20", "300"]
-    part = summary["20"]
-    assert part["stage1"]["AP"] == 7.0
-    assert part["trial_0"]["AP"] == {"mean": 10.0, "std": 0.0}
-    assert part["best"]["AP"]["mean"] == 13.0
-    assert part["best"]["AP"]["std"] == pytest.approx(math.sqrt(2.5))
-    assert part["difference"]["AP"]["mean"] == pytest.approx(3.0)
-    assert part["difference"]["AP"]["is_shown"] is True
-    assert summary["300"]["best"]["AP"]["mean"] == 12.0
-    assert summary["300"]["stage1"]["AP"] == 6.0
+def test_where_trial_0_is_best_there_is_nothing_else(scene: Scene) -> None:
+    scene.end(30.0, 5.0, 20.0)
+    assert seeds_by_arm(scene.take(is_final=True)) == {"stage1": [7], "trial_0": SEEDS}
 
 
-def test_a_metric_without_ground_truth_stays_undefined() -> None:
-    part = summarise(state_of(trial_0=[10.0] * 5, best=[11.0] * 5))["20"]
-    assert math.isnan(part["stage1"]["AP_r"])
-    assert math.isnan(part["best"]["AP_r"]["mean"])
-    assert math.isnan(part["difference"]["AP_r"]["mean"])
-    assert part["difference"]["AP_r"]["is_shown"] is False
+def test_where_the_loss_alone_was_searched_there_is_no_third_arm(
+    open_store: Callable[..., StudyStore], spec: SearchSpec, confirmation_of: Callable[[StudyStore], Confirmation]
+) -> None:
+    loss_alone = {key: parameter for key, parameter in spec.space.items() if key.startswith("loss.")}
+    scene = Scene(open_store(spec.model_copy(update={"space": loss_alone})), confirmation_of)
+    scene.end(10.0, 20.0, 5.0)
+    assert set(seeds_by_arm(scene.take(is_final=True))) == {"stage1", "trial_0", "best"}
 
 
-def test_the_best_trial_may_be_trial_0() -> None:
-    assert "difference" not in summarise(state_of(trial_0=[10.0] * 5))["20"]
+def test_results_are_kept_and_the_rest_is_asked_for_again(scene: Scene) -> None:
+    scene.end(10.0, 5.0, 20.0)
+    runs = scene.take(is_final=True)
+    for run in runs[:4]:
+        scene.confirmation.record(run.arm, run.seed, found=FOUND)
+    state = scene.file()
+    assert state["seeds"] == SEEDS
+    assert state["limits"] == [20, 300]
+    assert state["stage1"] == {"20": {"AP": 40.0, "AP_r": None, "AP_c": 40.0, "AP_f": 40.0}}
+    assert list(state["runs"]["trial_0"]) == ["8", "9", "10"]
+    scene.reopen()
+    assert not scene.confirmation.is_whole(scene.store.results())
+    again = scene.take(is_final=True)
+    assert again == runs[4:]
+    for run in again:
+        scene.confirmation.record(run.arm, run.seed, found=FOUND)
+    scene.reopen()
+    assert scene.confirmation.is_whole(scene.store.results())
+    assert scene.take(is_final=True) == []
+    assert len(scene.looks()) == 3
 
 
-def test_a_confirmation_is_whole_or_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "confirmation.json"
-    assert not is_confirmed(path, ["trial_0"])
-    state = state_of(trial_0=[1.0] * 5, best=[2.0] * 5)
-    path.write_text(json.dumps(state))
-    assert is_confirmed(path, ["trial_0", "best"])
-    del state["runs"]["best"]["3"]
-    path.write_text(json.dumps(state))
-    assert is_confirmed(path, ["trial_0"])
-    assert not is_confirmed(path, ["trial_0", "best"])
-    del state["stage1"]
-    path.write_text(json.dumps(state))
-    assert not is_confirmed(path, ["trial_0"])
+def test_a_failed_run_is_kept_with_its_reason_and_not_repeated(scene: Scene) -> None:
+    scene.end(30.0, 5.0, 20.0)
+    first, second, *others = scene.take(is_final=True)
+    scene.confirmation.record(first.arm, first.seed, failure="its worker died")
+    scene.confirmation.record(second.arm, second.seed, failure="the loss became nan")
+    for run in others:
+        scene.confirmation.record(run.arm, run.seed, found=FOUND)
+    scene.reopen()
+    assert scene.confirmation.is_whole(scene.store.results())
+    assert scene.file()["failures"] == {"stage1": {"7": "its worker died"}, "trial_0": {"8": "the loss became nan"}}
+    assert list(scene.file()["runs"]["trial_0"]) == ["9", "10", "11", "12"]
+
+
+def test_the_confirmation_of_an_older_version_lacks_an_arm_alone(scene: Scene) -> None:
+    scene.end(10.0, 5.0, 20.0)
+    by_seed = {str(seed): FOUND for seed in SEEDS}
+    state = {"seeds": SEEDS, "limits": [20, 300], "stage1": FOUND, "runs": {"trial_0": by_seed, "best": by_seed}}
+    scene.store.folder.confirmation.write_text(json.dumps(state))
+    scene.reopen()
+    assert seeds_by_arm(scene.take(is_final=True)) == {"optimiser_only": SEEDS}
+    assert scene.looks() == ["confirmation of trial 2 with published loss values"]
+
+
+def test_a_checkpoint_lives_as_long_as_its_run(scene: Scene) -> None:
+    scene.end(30.0, 5.0, 20.0)
+    run = scene.take(is_final=True)[1]
+    checkpoint = scene.confirmation.checkpoint(run)
+    assert checkpoint == scene.store.folder.path / "confirmation" / "trial_0-8" / "run.pt"
+    checkpoint.parent.mkdir(parents=True)
+    for name in ("run.pt", "run.memory-12.pt", ".run.pt.123.456"):
+        (checkpoint.parent / name).touch()
+    scene.confirmation.record(run.arm, run.seed, found=FOUND)
+    assert not checkpoint.parent.exists()
+
+
+def test_progress_counts_the_runs_that_are_wanted_so_far(
+    open_store: Callable[..., StudyStore], spec: SearchSpec
+) -> None:
+    heard: list[tuple[str, int, int]] = []
+
+    class Listening(SilentListener):
+        def progress(self, what: str, done: int, total: int) -> None:
+            heard.append((what, done, total))
+
+    scene = Scene(open_store(spec), lambda store: Confirmation(store.folder, store.spec, Listening()))
+    scene.end(10.0)
+    first = scene.take(is_final=False)[0]
+    scene.confirmation.record(first.arm, first.seed, found=FOUND)
+    scene.end(10.0, 5.0, 20.0)
+    scene.take(is_final=True)
+    assert heard == [("confirmation", *at) for at in ((0, 6), (1, 6), (1, 16), (1, 16))]

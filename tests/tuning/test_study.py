@@ -83,6 +83,63 @@ def test_a_trial_that_was_asked_for_before_a_kill_gets_the_same_values(open_stor
     assert [again.parameters(number) for number in again.unfinished()] == expected
 
 
+# ---- several methods
+
+
+def test_every_methods_published_values_are_run_first(
+    open_store: OpenStore, methods_spec: SearchSpec, result_of: Any
+) -> None:
+    drawn = draw(open_store(methods_spec), result_of, 6)
+    assert drawn[:2] == methods_spec.initial()
+    assert [params["method"] for params in drawn[:2]] == ["loce", "acsl"]
+    assert drawn[0] == methods_spec.defaults() == {"method": "loce", "optim.lr": 0.002, "loss.momentum": 0.9}
+    assert {params["method"] for params in drawn[2:]} <= {"loce", "acsl"}
+
+
+def test_what_another_method_has_is_not_sampled(
+    open_store: OpenStore, methods_spec: SearchSpec, result_of: Any
+) -> None:
+    store = open_store(with_search(methods_spec, sampler="random"))
+    drawn = draw(store, result_of, 12)
+    assert {params["method"] for params in drawn[2:]} == {"loce", "acsl"}
+    for params in drawn:
+        own, low, high = {"acsl": ("loss.score_threshold", 1e-3, 0.1), "loce": ("loss.momentum", 1e-4, 0.01)}[
+            str(params["method"])
+        ]
+        assert set(params) == {"method", "optim.lr", own}
+        assert low <= params["optim.lr"] <= high  # type: ignore[operator]
+    # The storage tells alternatives of one key apart; people see the key.
+    assert [dict(trial.params) for trial in store.results().trials] == drawn
+    stored = {name for trial in store._trials() for name in trial.params if name.startswith("optim.lr")}
+    assert stored == {"optim.lr [method=acsl]", "optim.lr [method=loce]"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_methods_are_drawn_by_seed_and_number_too(
+    sampler: str, open_store: OpenStore, methods_spec: SearchSpec, result_of: Any
+) -> None:
+    spec = with_search(methods_spec, sampler=sampler)
+    unbroken = draw(open_store(spec, "unbroken"), result_of, 6)
+    broken = draw(open_store(spec, "broken"), result_of, 1)
+    broken += draw(open_store(spec, "broken"), result_of, 3)
+    broken += draw(open_store(spec, "broken"), result_of, 2)
+    assert broken == unbroken
+
+
+def test_a_driver_that_is_killed_between_two_of_the_first_trials_loses_and_doubles_none(
+    open_store: OpenStore, methods_spec: SearchSpec, result_of: Any
+) -> None:
+    first = draw(open_store(methods_spec, "whole"), result_of, 4)
+    journal = open_store(methods_spec, "broken").folder.journal
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3  # the study, and a trial of each method
+    for kept in (1, 2):
+        journal.write_bytes(b"".join(lines[:kept]))
+        again = open_store(methods_spec, "broken")
+        assert [trial.state.name for trial in again._trials()] == ["WAITING", "WAITING"]
+    assert draw(open_store(methods_spec, "broken"), result_of, 4) == first
+
+
 # ---- telling
 
 
@@ -208,6 +265,7 @@ def test_a_folder_keeps_its_spec(tmp_path: Path, spec: SearchSpec) -> None:
     folder.create(spec)
     assert StudyFolder(tmp_path / "mine").load_spec() == spec
     assert folder.checkpoint(12) == tmp_path / "mine" / "checkpoints" / "0012.pt"
+    assert folder.run_checkpoint("best", 3) == tmp_path / "mine" / "confirmation" / "best-3" / "run.pt"
     with pytest.raises(StudyError, match=r"^study 'mine' exists in .*; continue it with `lttune resume mine`, or name"):
         folder.create(spec)
     folder.spec_path.write_text(folder.spec_path.read_text().replace("trials:", "trails:"))

@@ -5,23 +5,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from lttune.engine.assets import Assets
 from lttune.engine.run import TrainingRun
 from lttune.errors import AppliedConfigError
+from lttune.evaluation.report import HEADLINE
+from lttune.losses import LOSSES
 from lttune.losses.rog import RogHyperparameters
 from lttune.losses.seesaw import SeesawHyperparameters
-from lttune.spec.search import searchable_keys
-from lttune.tuning.trainable import MethodTrainable, TrialJob
+from lttune.spec.search import SearchSpec, searchable_keys
+from lttune.tuning.jobs import ConfirmationJob, TrialJob
+from lttune.tuning.trainable import MethodTrainable
 from trainables import TRAINABLES
 
 Start = Callable[..., MethodTrainable]
 PARAMS = {"loss.score_threshold": 0.4, "schedule.epochs": 3, "optim.lr": 0.02}
-# An iteration or a few.
-SHORT_S = 5e-3
+# One iteration.
+SHORT_S = 1e-9
 
 
 @pytest.fixture
@@ -129,6 +134,91 @@ def test_a_reused_worker_keeps_nothing_of_the_trial_before(
     assert report["applied_hash"] != first["applied_hash"]
     alone = start(replace(second, checkpoint=f"{second.checkpoint}.alone")).step()
     assert metrics_of(report) == metrics_of(alone)
+
+
+# ---- runs of the confirmation
+
+
+@pytest.fixture
+def run_job(make_run: Callable[..., ConfirmationJob], assets: Assets) -> ConfirmationJob:
+    """Three epochs in one slice, with another seed."""
+    return make_run("best", 9, PARAMS, assets=assets)
+
+
+def test_a_run_is_measured_on_the_report_half_alone(start: Start, run_job: ConfirmationJob, assets: Assets) -> None:
+    report = start(run_job).step()
+    assert set(report) - {"done"} >= {"found", "failure"}
+    assert not {"epoch", "objective", "epochs", "number"} & set(report)
+    assert (report["done"], report["failure"]) == (True, None)
+    run = TrainingRun(run_job.config, assets, judged_on=None)
+    run.advance()
+    judge = run.judge("report")
+    expected = {
+        str(limit): {name: run.evaluate(judge, max_dets=limit).metrics[f"segm/{name}"] for name in HEADLINE}
+        for limit in (5, 300)
+    }
+    assert repr(report["found"]) == repr(expected)
+    assert run.history[-1].metrics == {}
+
+
+def test_no_scheduler_can_stop_a_run_of_the_confirmation(start: Start, run_job: ConfirmationJob) -> None:
+    asha = AsyncHyperBandScheduler(
+        time_attr="epoch", metric="objective", mode="max", grace_period=1, reduction_factor=4, max_t=3
+    )
+    trial = SimpleNamespace(trial_id="a run")
+    asha.on_trial_add(None, trial)
+    worker = start(replace(run_job, slice_s=SHORT_S))
+    reports = [worker.step()]
+    while not reports[-1]["done"]:
+        reports.append(worker.step())
+    assert len(reports) >= 3
+    assert {asha.on_trial_result(None, trial, report) for report in reports} == {"CONTINUE"}
+    assert [report["found"] for report in reports[:-1]] == [None] * (len(reports) - 1)
+
+
+def test_a_run_goes_on_from_its_checkpoint(start: Start, run_job: ConfirmationJob, tmp_path: Path) -> None:
+    expected = start(run_job).step()
+    broken = replace(run_job, slice_s=SHORT_S, checkpoint=str(tmp_path / "broken" / "run.pt"))
+    worker = start(broken)
+    for _ in range(2):
+        assert not worker.step()["done"]
+    again = start(replace(broken, slice_s=600.0))
+    assert again._run is not None
+    assert again._run.step > 0
+    assert repr(again.step()["found"]) == repr(expected["found"])
+
+
+def test_stage_1_is_measured_as_it_is(start: Start, run_job: ConfirmationJob, assets: Assets, spec: SearchSpec) -> None:
+    # Whatever a method does to the classifier: the stage-1 model is the softmax one.
+    recipe = replace(run_job.config.recipe, classifier_start="fresh")
+    job = replace(run_job, arm="stage1", config=replace(run_job.config, recipe=recipe))
+    report = start(job).step()
+    assert (report["done"], report["failure"]) == (True, None)
+    assert not Path(job.checkpoint).exists()
+    softmax = TrainingRun(
+        replace(run_job.config, method="cross_entropy", loss=LOSSES["cross_entropy"].Hyperparameters()), assets
+    )
+    expected = softmax.evaluate(softmax.judge("report"), max_dets=300).metrics
+    assert report["found"]["300"]["AP"] == expected["segm/AP"]
+
+
+def test_a_worker_turns_from_trials_to_the_confirmation(start: Start, job: TrialJob, run_job: ConfirmationJob) -> None:
+    worker = start(job)
+    worker.step()
+    assert worker.reset_config({"job": run_job})
+    assert repr(worker.step()["found"]) == repr(
+        start(replace(run_job, checkpoint=f"{run_job.checkpoint}.2")).step()["found"]
+    )
+
+
+def test_a_run_of_the_confirmation_that_cannot_go_on(start: Start, run_job: ConfirmationJob) -> None:
+    worker = start(run_job)
+    worker._run.detector.parts["classifier"].weight.data.fill_(math.inf)  # type: ignore[union-attr, operator]
+    report = worker.step()
+    assert (report["done"], report["found"]) == (True, None)
+    assert report["failure"].startswith("the loss became")
+    wrong = start(replace(run_job, params={**PARAMS, "optim.lr": 0.5})).step()
+    assert wrong["failure"].startswith("optim.lr was set to 0.5, but the built trial carries 0.02")
 
 
 def test_cleanup_drops_the_run(start: Start, job: TrialJob) -> None:

@@ -1,0 +1,75 @@
+"""Searches from Python."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lttune.api.shared import OUT, tracker_opener, trainable_or_own
+from lttune.api.studies import open_study
+from lttune.spec.search import SearchSpec
+from lttune.tuning import search
+from lttune.tuning.study import find_study
+
+if TYPE_CHECKING:
+    from lttune.tuning.listener import Listener
+    from lttune.tuning.search import SearchEnd
+    from lttune.tuning.trainable import MethodTrainable
+
+
+def run_search(
+    spec: SearchSpec,
+    study: str,
+    *,
+    out: str | Path = OUT,
+    trainable: "type[MethodTrainable] | None" = None,
+    mlflow: bool = False,
+    resume: bool = False,
+    listener: "Listener | None" = None,
+) -> "SearchEnd":
+    """Run a new search to its end, on a Ray of its own that is gone afterwards.
+
+    Args:
+        spec: of `load_spec`.
+        study: name of the study, a folder of `out`; or a path.
+        trainable: of a method of one's own, the same as `load_spec` had.
+        mlflow: also send everything to the MLflow store of `out`; `trials.jsonl` is written in any case.
+        resume: go on with the study where it exists; its own spec is taken then.
+        listener: told of progress.
+
+    Raises:
+        StudyError: the study exists, or another process drives it.
+    """
+    out = Path(out).absolute()
+    if resume and find_study(study, out).exists:
+        return resume_search(study, out=out, trainable=trainable, mlflow=mlflow, listener=listener)
+    return search.run_search(
+        spec,
+        find_study(study, out),
+        trainable=trainable_or_own(trainable, spec.methods),
+        cache=out / "cache",
+        open_trackers=tracker_opener(out, mlflow=mlflow),
+        listener=listener,
+    )
+
+
+def resume_search(
+    study: str,
+    *,
+    out: str | Path = OUT,
+    trainable: "type[MethodTrainable] | None" = None,
+    mlflow: bool = False,
+    listener: "Listener | None" = None,
+) -> "SearchEnd":
+    """Go on with a search that was broken off; arguments as of `run_search`.
+
+    Raises:
+        StudyError: there is no such study, or another process drives it.
+    """
+    opened = open_study(study, out=out, trainable=trainable)
+    out = Path(out).absolute()
+    return search.resume_search(
+        opened.folder,
+        trainable=trainable_or_own(trainable, opened.spec.methods),
+        cache=out / "cache",
+        open_trackers=tracker_opener(out, mlflow=mlflow),
+        listener=listener,
+    )
