@@ -31,7 +31,7 @@ def test_one_method_is_run_by_its_own_class_and_several_by_one_that_knows_all() 
 
 def test_every_method_has_a_space() -> None:
     of_a_method = {"acsl", "ecm", "loce", "logit_adjustment", "rog", "seesaw"}
-    assert of_a_method | {"baseline", "all"} <= set(SPACES)
+    assert of_a_method | {"baseline", "baseline_full", "all"} <= set(SPACES)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -41,10 +41,10 @@ def test_trial_0_runs_the_published_values(name: str) -> None:
     for method in spec.methods:
         config = spec.resolve(spec.defaults(method))
         assert config.loss == LOSSES[method].Hyperparameters()
-        assert config.fidelity == recipe_of(method).fidelity
+        assert config.fidelity == ("full" if "recipe.parts" in spec.fixed else recipe_of(method).fidelity)
 
 
-@pytest.mark.parametrize("name", ["ecm", "rog", "seesaw"])
+@pytest.mark.parametrize("name", ["ecm", "rog", "seesaw", "baseline_full", "logit_adjustment_full"])
 def test_methods_on_images_get_short_schedules_and_gentle_rates(name: str) -> None:
     spec = load_spec(name, on="glyphs", recipe_of=recipe_of)
     config = spec.resolve(spec.defaults())
