@@ -46,6 +46,8 @@ def prepare(config: TrainConfig, cache: Path, progress: Progress, *, num_threads
         torch.set_num_threads(num_threads)
     try:
         assets = prepare_data(config.data, cache, progress)
+        if config.recipe.start == "weights":
+            return assets  # one stage, from `detector.weights`
         weights = _stage1_weights(config, assets, cache, progress)
         assets = replace(assets, stage1_weights=str(weights))
         if config.fidelity == "cached":

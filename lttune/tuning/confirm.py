@@ -50,6 +50,7 @@ class Confirmation:
         self._spec = spec
         self._listener = listener
         self._published = spec.initial()[0]
+        self._has_stage1 = spec.resolve(self._published).recipe.start == "stage1"
         path = folder.confirmation
         self._state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         self._state |= {"seeds": [spec.search.seed + 1 + i for i in range(NUM_SEEDS)], "limits": list(self.limits)}
@@ -110,7 +111,8 @@ class Confirmation:
         arms: dict[str, Mapping[str, Scalar] | None] = {"trial_0": self._published}
         if is_final and best.number != 0:
             arms |= {"best": best.params, "optimiser_only": self._spec.optimiser_only(best.params)}
-        yield ArmRun(STAGE1, self._published, self._spec.search.seed)
+        if self._has_stage1:
+            yield ArmRun(STAGE1, self._published, self._spec.search.seed)
         for arm, params in arms.items():
             if params is not None:
                 yield from (ArmRun(arm, params, seed) for seed in self._state["seeds"])

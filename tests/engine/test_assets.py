@@ -8,8 +8,9 @@ import pytest
 
 from lttune.data.glyphs import GlyphConfig, make_glyphs
 from lttune.engine.assets import Assets, parse_annotations, skip_bad_images
-from lttune.engine.config import DataConfig, SplitPaths
-from lttune.engine.prepare import prepare_data
+from lttune.engine.config import DataConfig, Recipe, SplitPaths, TrainConfig
+from lttune.engine.prepare import prepare, prepare_data
+from lttune.engine.run import TrainingRun
 from lttune.errors import DataError, InputError
 
 
@@ -109,3 +110,14 @@ def test_bad_images_are_reported_once_and_left_out(
     assert skip_bad_images(assets, _quiet).train_skipped == (3, 5)
     assert not any("Image skipped" in line for line in caplog.messages)
     assert any("2 images of" in line and "are skipped; delete" in line for line in caplog.messages)
+
+
+def test_a_method_of_one_stage_needs_no_stage_1(train_config: TrainConfig, tmp_path: Path) -> None:
+    recipe = Recipe(parts="all", fidelity="full", start="weights")
+    one_stage = replace(train_config, recipe=recipe, fidelity="full")
+    told: list[str] = []
+    assets = prepare(one_stage, tmp_path / "cache", lambda what, *_: told.append(what), num_threads=1)
+    assert assets.stage1_weights is None
+    assert assets.features is None
+    assert "stage 1" not in told
+    assert TrainingRun(one_stage, assets, judged_on=None).weights_left == []

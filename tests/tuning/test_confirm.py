@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lttune.engine.config import Recipe
 from lttune.spec.search import SearchSpec
 from lttune.tuning.confirm import ArmRun, Confirmation
 from lttune.tuning.listener import SilentListener
@@ -182,3 +183,12 @@ def test_progress_counts_the_runs_that_are_wanted_so_far(
     scene.end(10.0, 5.0, 20.0)
     scene.take(is_final=True)
     assert heard == [("confirmation", *at) for at in ((0, 6), (1, 6), (1, 16), (1, 16))]
+
+
+def test_without_a_stage_1_there_is_no_stage_1_model_to_measure(
+    open_store: Callable[..., StudyStore], spec: SearchSpec, confirmation_of: Callable[[StudyStore], Confirmation]
+) -> None:
+    one_stage = spec.with_recipes(lambda method: Recipe(parts="all", fidelity="full", start="weights"))
+    scene = Scene(open_store(one_stage), confirmation_of)
+    scene.end(50.0, 40.0, 30.0)
+    assert [(run.arm, run.seed) for run in scene.take(is_final=True)] == [("trial_0", seed) for seed in SEEDS]
