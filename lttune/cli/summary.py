@@ -52,7 +52,8 @@ def _confirmation_table(part: Mapping[str, Any], best: int) -> Table:
     table.add_column("")
     for name in HEADLINE:
         table.add_column(name, justify="right")
-    table.add_row("stage-1 model as it is", *(number(part["stage1"][name]) for name in HEADLINE))
+    if not math.isnan(part["stage1"]["AP"]):  # a method may start without one
+        table.add_row("stage-1 model as it is", *(number(part["stage1"][name]) for name in HEADLINE))
     rows = {
         "trial_0": "trial 0: published values",
         "optimiser_only": f"trial {best}, its loss as published",

@@ -11,6 +11,9 @@ from lttune.errors import InputError, did_you_mean
 from lttune.losses.base import ClassificationLoss, LossHyperparameters
 from lttune.types import Fidelity
 
+# How far the boxes of cached memory rows are jittered; see `lttune.engine.jittered`.
+CACHED_JITTER = 1 / 6
+
 
 def _require(condition: bool, field_name: str, value: object, advice: str) -> None:
     if not condition:
@@ -158,7 +161,8 @@ class EvaluationConfig:
 
     Attributes:
         max_dets: detections per image that count.
-        every_epochs: epochs between evaluations; the last epoch is always evaluated.
+        every_epochs: epochs between evaluations; the last epoch is always evaluated. A cached trial that moves boxes is
+            evaluated on images, at its last epoch alone unless a scheduler stops at evaluations.
     """
 
     max_dets: int = 300
@@ -245,6 +249,16 @@ class TrainConfig:
     seed: int = 0
     has_own_values: bool = True
     own_loss: type[ClassificationLoss] | None = None
+
+    def __post_init__(self) -> None:
+        for loss in (self.loss, getattr(self.loss, "loce", None)):
+            jitter = getattr(loss, "jitter_amplitude", CACHED_JITTER)
+            _require(
+                self.fidelity != "cached" or jitter == CACHED_JITTER,
+                "loss.jitter_amplitude",
+                f"{jitter:g}",
+                "cached features hold boxes jittered by the published 1/6, use `fidelity: full`",
+            )
 
     @property
     def differs_from_published(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lttune.detectors.augment import copies_with_area
 from lttune.detectors.base import Detector
 from lttune.engine.columns import ColumnWriter, read_columns
+from lttune.engine.config import CACHED_JITTER
 from lttune.engine.features import BUILD_BATCH, Progress, stored
 from lttune.engine.images import ImageSource
 from lttune.engine.seeds import reseed
@@ -27,7 +28,7 @@ from lttune.types import IntArray, Target
 # Of each category. The published memory holds the rows of five instances; eight times as many let it change.
 NUM_INSTANCES = 40
 # Largest shift of a side, as published.
-AMPLITUDE = 1 / 6
+AMPLITUDE = CACHED_JITTER
 # The jitter belongs to the cache and not to a trial, so it does not follow the trial's seed.
 _SEED = 0
 
@@ -61,11 +62,7 @@ def open_jittered(augmenter: RoiAugmenter, folder: str | None, device: torch.dev
     """
     if folder is None or not isinstance(augmenter, FeatureMemory):
         raise InputError("the loss adds rows of its own, and their boxes are not cached; use `fidelity: full`.")
-    if augmenter.jitter_amplitude != AMPLITUDE:
-        raise InputError(
-            f"loss.jitter_amplitude is {augmenter.jitter_amplitude:g}, but cached features hold boxes jittered by the "
-            "published 1/6; use `fidelity: full`."
-        )
+    assert augmenter.jitter_amplitude == AMPLITUDE  # as a TrainConfig has seen to
     return JitteredRois(Path(folder), device)
 
 

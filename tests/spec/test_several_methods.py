@@ -38,7 +38,7 @@ Load = Callable[..., SearchSpec]
 
 
 def recipe_of(method: str) -> Recipe:
-    return Recipe(parts=("classifier",)) if method == "acsl" else Recipe(parts="all", fidelity="full")
+    return Recipe(parts=("classifier",)) if method in {"acsl", "loce"} else Recipe(parts="all", fidelity="full")
 
 
 @pytest.fixture
@@ -143,3 +143,12 @@ def test_faults_are_named_with_their_place(old: str, new: str, fault: str, load:
     with pytest.raises(SpecError) as caught:
         load(old, new)
     assert fault in str(caught.value)
+
+
+def test_a_jitter_that_cached_features_do_not_have_is_refused_in_the_file(load: Load) -> None:
+    with pytest.raises(SpecError, match=r"loss.jitter_amplitude: lower end is 0.02; cached features hold"):
+        load(
+            "  loss.gamma: {float: [0.0, 2.0], default: 1.0, when: {method: rog}}\n",
+            "  loss.jitter_amplitude: {float: [0.02, 0.3], when: {method: loce}}\n",
+            method="loce",
+        )
