@@ -136,6 +136,7 @@ class ScheduleConfig:
             _require(
                 self.images_per_process >= 1, "schedule.images_per_process", self.images_per_process, "use at least 1"
             )
+        _require(0 < self.drop_factor <= 1, "schedule.drop_factor", self.drop_factor, "use a value in (0, 1]")
         _require(self.warmup_iters >= 0, "schedule.warmup_iters", self.warmup_iters, "use 0 or more")
         _require(0 < self.warmup_ratio <= 1, "schedule.warmup_ratio", self.warmup_ratio, "use a value in (0, 1]")
         _require(
