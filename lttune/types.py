@@ -148,6 +148,7 @@ class TrialResult:
     fidelity: Fidelity | None = None
     reason: str | None = None  # why it failed
     applied_hash: str | None = None  # of the values read back from the live objects
+    failure: str | None = None  # the kind of what made it fail: an error's class, `WorkerDied`, `UndefinedObjective`
 
 
 @dataclass(frozen=True, kw_only=True)

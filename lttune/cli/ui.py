@@ -1,8 +1,14 @@
-"""`lttune ui`: MLflow's pages for the store of an output folder, on this machine only."""
+"""`lttune ui`: MLflow's pages for an output folder, or Optuna's for one of its studies, on this machine only."""
 
 import os
+import shutil
+import signal
 import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -10,20 +16,65 @@ from lttune.cli.options import OUT_OPTION
 
 
 @click.command()
+@click.argument("study", required=False)
 @OUT_OPTION
+@click.option("--optuna", "is_optuna", is_flag=True, help="Optuna's dashboard of STUDY, on a copy: read only.")
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
-def command(out: Path, port: int) -> int:
-    """Open MLflow's pages for the store in OUT, on 127.0.0.1 until Ctrl-C."""
+def command(study: str | None, out: Path, is_optuna: bool, port: int) -> int:
+    """Open MLflow's pages for the store in OUT, on 127.0.0.1 until Ctrl-C.
+
+    With --optuna, Optuna's dashboard of STUDY, a name under OUT or a path.
+    """
+    if is_optuna != (study is not None):
+        raise click.UsageError("--optuna needs a STUDY, and only it takes one: lttune ui --optuna STUDY")
+    return _show_mlflow(out, port) if study is None else _show_optuna(study, out, port)
+
+
+def _show_mlflow(out: Path, port: int) -> int:
     from lttune.cli.drive import store_uri
     from lttune.errors import StudyError
     from lttune.tracking.store import ENVIRONMENT, ui_command
 
     if not (out / "mlflow.db").is_file():
         raise StudyError(f"there is no MLflow store in {out}; start a search first: lttune search acsl")
+    return _serve(ui_command(store_uri(out), port), port, ENVIRONMENT)
+
+
+def _show_optuna(study: str, out: Path, port: int) -> int:
+    from lttune.errors import MissingExtraError
+    from lttune.tuning.study import find_study
+
+    folder = find_study(study, out)
+    folder.require()
+    beside_python = sysconfig.get_path("scripts")
+    dashboard = shutil.which("optuna-dashboard", path=f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}")
+    if dashboard is None:
+        raise MissingExtraError(
+            f"optuna-dashboard is not installed; run: {sys.executable} -m pip install optuna-dashboard"
+        )
+    with TemporaryDirectory(prefix="lttune-ui-") as scratch:
+        # The dashboard can rename studies and change trials; whatever it does, it does to the copy.
+        copy = Path(scratch, folder.journal.name)
+        copy_journal(folder.journal, copy)
+        return _serve([dashboard, str(copy), "--host", "127.0.0.1", "--port", str(port)], port)
+
+
+def copy_journal(journal: Path, to: Path) -> None:
+    """Copy the whole lines of a journal, to which a search may be writing; without one the copy is empty."""
+    data = journal.read_bytes() if journal.is_file() else b""
+    to.write_bytes(data[: data.rfind(b"\n") + 1])
+
+
+def _serve(server: Sequence[str], port: int, environment: Mapping[str, str] | None = None) -> int:
+    """Run a server until Ctrl-C or SIGTERM; it does not outlive this process."""
     click.echo(f"http://127.0.0.1:{port}   (Ctrl-C ends it)")
+    process = subprocess.Popen(server, env={**os.environ, **(environment or {})})
+    previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        return subprocess.run(
-            ui_command(store_uri(out), port), check=False, env={**os.environ, **ENVIRONMENT}
-        ).returncode
+        return process.wait()
     except KeyboardInterrupt:
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        process.terminate()
+        process.wait()

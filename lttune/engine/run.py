@@ -4,10 +4,11 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
@@ -46,6 +47,8 @@ class EpochRecord:
     lr: float
     seconds: float  # of training and evaluation since the run began
     metrics: dict[str, float]
+    losses: dict[str, float] = field(default_factory=dict)  # mean of each named term; their sum is `loss`
+    peak_memory_gb: float = math.nan  # most on the run's GPU, else most of the process at an epoch's end
 
 
 class TrainingRun:
@@ -72,9 +75,13 @@ class TrainingRun:
         self.step = 0  # iterations since the run began
         self.seconds = 0.0
         self.history: list[EpochRecord] = []
+        self.last_report: EvaluationReport | None = None  # of the last epoch that was evaluated by this object
         self._step_of_epoch = 0
         self._is_warm = False
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._term_sums: dict[str, Tensor] = {}
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self._loss_generator = torch.Generator(self.device)
         self.detector = self._build_detector()
         self.optimizer = build_optimizer(self.detector.parameters(), config.optim)
@@ -304,6 +311,10 @@ class TrainingRun:
         set_lr(self.optimizer, optim.lr * lr_factor(self.config.schedule, self.step, self.steps_per_epoch))
         self.optimizer.step()
         self._loss_sum += total.detach()
+        for name, value in losses.items():
+            if name not in self._term_sums:
+                self._term_sums[name] = torch.zeros_like(self._loss_sum)
+            self._term_sums[name] += value.detach()
         self.step += 1
         self._step_of_epoch += 1
         if self.step % _LOOK_EVERY == 0:
@@ -315,19 +326,31 @@ class TrainingRun:
         epoch, every = self.epoch + 1, self.config.evaluation.every_epochs
         is_last = epoch == self.config.schedule.epochs
         is_judged = self._judge is not None and (is_last or (judges_early and epoch % every == 0))
-        found = self.evaluate().metrics if is_judged else {}
+        num_steps = max(1, self._step_of_epoch)
+        found: dict[str, float] = {}
+        if is_judged:
+            self.last_report = self.evaluate()
+            found = self.last_report.metrics
         self.history.append(
             EpochRecord(
                 epoch=epoch,
-                loss=float(self._loss_sum) / max(1, self._step_of_epoch),
+                loss=float(self._loss_sum) / num_steps,
                 lr=float(self.optimizer.param_groups[0]["lr"]),
                 seconds=seconds(),
                 metrics={**headline(found), **found} if is_judged else {},
+                losses={name: float(total) / num_steps for name, total in self._term_sums.items()},
+                peak_memory_gb=max([self._memory_gb(), *(record.peak_memory_gb for record in self.history[-1:])]),
             )
         )
         self._loss_sum.zero_()
+        self._term_sums.clear()
         self._step_of_epoch = 0
         self.detector.train()
+
+    def _memory_gb(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e9
+        return int(psutil.Process().memory_info().rss) / 1e9
 
     def _check_finite(self) -> None:
         if not math.isfinite(float(self._loss_sum)):
@@ -360,6 +383,7 @@ class TrainingRun:
                 "is_warm": self._is_warm,
                 "seconds": self.seconds,
                 "loss_sum": self._loss_sum,
+                "term_sums": self._term_sums,
                 "history": [asdict(record) for record in self.history],
                 "parts": part_state(self.detector, self.trained_parts),
                 "losses": [stage.loss.state_dict() for stage in self.detector.stages],
@@ -388,13 +412,15 @@ class TrainingRun:
         self.step, self._step_of_epoch, self._is_warm = state["step"], state["step_of_epoch"], state["is_warm"]
         self.seconds = state["seconds"]
         self._loss_sum.copy_(state["loss_sum"])
+        # Checkpoints of an earlier version lack them.
+        self._term_sums = {name: total.to(self.device) for name, total in state.get("term_sums", {}).items()}
         self.history = [EpochRecord(**record) for record in state["history"]]
 
 
 def _dotted(prefix: str, values: Any) -> dict[str, Any]:
     """The fields of a dataclass by dotted key; a nested one is a group of keys."""
     dotted: dict[str, Any] = {}
-    for field in fields(values):
-        key, value = f"{prefix}.{field.name}", getattr(values, field.name)
+    for one in fields(values):
+        key, value = f"{prefix}.{one.name}", getattr(values, one.name)
         dotted |= _dotted(key, value) if is_dataclass(value) else {key: plain(value)}
     return dotted

@@ -51,6 +51,8 @@ _SCRIPT = """
 const plots = () => document.querySelectorAll(".js-plotly-plot");
 const fit = width => plots().forEach(plot => Plotly.relayout(plot, width ? {width, autosize: false}
   : {width: null, autosize: true}));
+// A plot is drawn before those beside it share its row.
+addEventListener("load", () => plots().forEach(plot => Plotly.Plots.resize(plot)));
 matchMedia("print").addEventListener("change", print => fit(print.matches ? 680 : null));
 """
 

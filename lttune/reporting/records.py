@@ -134,7 +134,7 @@ def read_record(folder: StudyFolder, recipe_of: RecipeOf) -> StudyRecord:
     Raises:
         StudyError: there is no such study, or its confirmation is damaged.
     """
-    spec = folder.load_spec(needs_files=False).with_recipes(recipe_of)
+    spec = folder.load_spec(needs_files=False, recipe_of=recipe_of)
     has_trials = folder.journal.is_file()
     objective = {"metric": spec.objective.metric, "mode": spec.objective.mode}
     result = (

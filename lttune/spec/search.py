@@ -457,7 +457,9 @@ def _with_parts(recipe: Recipe, parts: FixedValue) -> Recipe:
     listed = parts if isinstance(parts, tuple) else [part.strip() for part in str(parts).split(",")]
     named: Any = "all" if parts == "all" else tuple(map(str, listed))
     changed = replace(recipe, parts=named)
-    return replace(changed, fidelity="cached" if changed.parts == changed.cached_parts else "full")
+    if changed.trains_heads_alone:
+        return replace(changed, cached_parts=named, fidelity="cached")
+    return replace(changed, fidelity="full")
 
 
 def _extent(config: TrainConfig) -> str:

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 TrialEnd = Literal["COMPLETE", "PRUNED", "FAIL"]
 StudyEnd = Literal["COMPLETE", "STOPPED", "FAIL"]
@@ -19,13 +19,31 @@ class Tracker(ABC):
     on. Trials are known by their number in the study. A driver that attaches again after a crash repeats `start_study`
     and the `start_trial` of every trial that it resumes or ends; what is recorded already is kept.
 
-    Metrics that are not finite are left out. Tags say what happened to a trial: `fidelity`, `reason` (why it failed)
-    and `applied_hash` are known names, others are kept as they are.
+    Metrics that are not finite are left out. Tags say what happened to a trial: `fidelity`, `reason` (why it failed),
+    `failure` (the kind of that) and `applied_hash` are known names, others are kept as they are. Artifacts map file
+    names to their text.
     """
 
+    # Whether artifacts go anywhere; what takes time to make need not be made for others.
+    keeps_artifacts: ClassVar[bool] = True
+
     @abstractmethod
-    def start_study(self, name: str, *, tags: Mapping[str, str], artifacts: Mapping[str, str] = NOTHING) -> None:
-        """The search begins or goes on; artifacts map file names to their text."""
+    def start_study(
+        self,
+        name: str,
+        *,
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+        param_names: Mapping[str, str] = NOTHING,
+    ) -> None:
+        """The search begins or goes on.
+
+        Args:
+            name: the study.
+            tags: facts about all of it.
+            artifacts: its own files.
+            param_names: shorter names of params, for people; a study keeps to the same ones.
+        """
 
     @abstractmethod
     def start_trial(
@@ -45,11 +63,26 @@ class Tracker(ABC):
         """The metrics at one step, at least 0; steps of a trial ascend."""
 
     @abstractmethod
-    def end_trial(self, number: int, *, state: TrialEnd, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def end_trial(
+        self,
+        number: int,
+        *,
+        state: TrialEnd,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+    ) -> None:
         """A trial is over, with the metrics it ended with."""
 
     @abstractmethod
-    def end_study(self, *, state: StudyEnd, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def end_study(
+        self,
+        *,
+        state: StudyEnd,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+    ) -> None:
         """The search is over or was stopped, with the metrics of its best trial."""
 
     @abstractmethod

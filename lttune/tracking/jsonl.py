@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "trials.jsonl"
 # Tags that are fields of a TrialResult and therefore of a line.
-FIELDS = ("fidelity", "reason", "applied_hash")
+FIELDS = ("fidelity", "reason", "applied_hash", "failure")
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class JsonlTracker(Tracker):
         OSError: the folder cannot be made or the file not be read.
     """
 
+    keeps_artifacts = False
+
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / FILE_NAME
@@ -37,7 +39,14 @@ class JsonlTracker(Tracker):
         self._started: dict[int, tuple[float, Mapping[str, object], Mapping[str, str]]] = {}
         self._num_lost = 0
 
-    def start_study(self, name: str, *, tags: Mapping[str, str], artifacts: Mapping[str, str] = NOTHING) -> None:
+    def start_study(
+        self,
+        name: str,
+        *,
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+        param_names: Mapping[str, str] = NOTHING,
+    ) -> None:
         """Nothing to write: the study's own files lie beside `trials.jsonl`."""
 
     def start_trial(
@@ -48,7 +57,15 @@ class JsonlTracker(Tracker):
     def report(self, number: int, *, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing to write: the line of a trial holds what it ended with."""
 
-    def end_trial(self, number: int, *, state: TrialEnd, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def end_trial(
+        self,
+        number: int,
+        *,
+        state: TrialEnd,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+    ) -> None:
         if number in self._finished:
             return
         since, params, first_tags = self._started.pop(number, (None, {}, NOTHING))
@@ -72,7 +89,14 @@ class JsonlTracker(Tracker):
         else:
             self._finished.add(number)
 
-    def end_study(self, *, state: StudyEnd, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def end_study(
+        self,
+        *,
+        state: StudyEnd,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+    ) -> None:
         """Nothing to write: the study's state is its storage's."""
 
     def close(self, timeout_s: float) -> int:

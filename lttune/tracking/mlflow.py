@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from lttune.errors import StudyError
 from lttune.tracking.base import NOTHING, StudyEnd, Tracker, TrialEnd, finite
-from lttune.tracking.names import flat_params, key, tags_by_key
+from lttune.tracking.names import cut_lines, flat_params, key, tags_by_key
 from lttune.tracking.spool import Spool
 from lttune.tracking.store import ENVIRONMENT, artifact_folder, check_database, database_file, redact, store_uri
 
@@ -31,6 +31,9 @@ STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "STOPPED": "KILLED", "FAIL
 
 # Limits of one request.
 MAX_PARAMS_PER_BATCH, MAX_TAGS_PER_BATCH, MAX_METRICS_PER_BATCH, MAX_RUNS_PER_PAGE = 100, 100, 1000, 1000
+
+# Of one artifact: a larger text is cut.
+MAX_ARTIFACT_BYTES = 1024 * 1024
 
 # Pauses between attempts while MLflow is away.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -43,7 +46,7 @@ class MlflowTracker(Tracker):
     """Sends a search to MLflow from a background thread.
 
     Sampled values become params, tags get the prefix `lttune.`, a trial's config becomes its artifact `config.yaml`.
-    A pruned trial is KILLED, a failed one FAILED.
+    A pruned trial is KILLED, a failed one FAILED; its own word for that is its tag `state`.
 
     Args:
         uri: MLflow's store: a path of a SQLite database, or a URI. Its credentials are never logged.
@@ -59,30 +62,55 @@ class MlflowTracker(Tracker):
         self._sender = _Sender(store_uri(uri), Spool(folder))
         self._spool = self._sender.spool
         self._folder, self._experiment, self._study = folder, experiment, folder.name
+        self._param_names = NOTHING
         self._num_lost = 0
         self._wake, self._is_closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="lttune-mlflow", daemon=True)
         self._thread.start()
 
-    def start_study(self, name: str, *, tags: Mapping[str, str], artifacts: Mapping[str, str] = NOTHING) -> None:
-        self._study = name
+    def start_study(
+        self,
+        name: str,
+        *,
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+        param_names: Mapping[str, str] = NOTHING,
+    ) -> None:
+        self._study, self._param_names = name, param_names
         self._record("start", None, tags=dict(tags))
-        for file_name, text in artifacts.items():
-            self._record("artifact", None, file_name=file_name, content=text)
+        self._record_artifacts(None, artifacts)
 
     def start_trial(
         self, number: int, *, params: Mapping[str, object], config: Mapping[str, object], tags: Mapping[str, str]
     ) -> None:
-        self._record("start", number, tags=dict(tags), params=dict(params))
+        named = {self._param_names.get(name, name): value for name, value in params.items()}
+        self._record("start", number, tags=dict(tags), params=named)
         self._record("artifact", number, file_name="config.yaml", content=dict(config))
 
     def report(self, number: int, *, step: int, metrics: Mapping[str, float]) -> None:
         self._record("report", number, step=step, metrics=finite(metrics))
 
-    def end_trial(self, number: int, *, state: TrialEnd, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        self._record("end", number, state=state, metrics=finite(metrics), tags=dict(tags))
+    def end_trial(
+        self,
+        number: int,
+        *,
+        state: TrialEnd,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+    ) -> None:
+        self._record_artifacts(number, artifacts)
+        self._record("end", number, state=state, metrics=finite(metrics), tags={**tags, "state": state})
 
-    def end_study(self, *, state: StudyEnd, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    def end_study(
+        self,
+        *,
+        state: StudyEnd,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Mapping[str, str] = NOTHING,
+    ) -> None:
+        self._record_artifacts(None, artifacts)
         self._record("end", None, state=state, metrics=finite(metrics), tags=dict(tags))
 
     def close(self, timeout_s: float) -> int:
@@ -98,6 +126,10 @@ class MlflowTracker(Tracker):
                 self._folder,
             )
         return num_left + self._num_lost
+
+    def _record_artifacts(self, trial: int | None, artifacts: Mapping[str, str]) -> None:
+        for file_name, text in artifacts.items():
+            self._record("artifact", trial, file_name=file_name, content=cut_lines(text, MAX_ARTIFACT_BYTES))
 
     def _record(self, kind: str, trial: int | None, **content: object) -> None:
         """Keep one event on disk and tell the thread."""

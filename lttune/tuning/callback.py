@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayActorError, RayTaskError
 
-from lttune.tracking.base import Tracker
+from lttune.tracking.base import NOTHING, Tracker
+from lttune.tuning.categories import read_categories
 from lttune.tuning.confirm import Confirmation
+from lttune.tuning.facts import config_tags
 from lttune.tuning.jobs import ConfirmationJob, TrialJob
 from lttune.tuning.listener import Listener
-from lttune.tuning.study import StudyStore
+from lttune.tuning.study import StudyFolder, StudyStore
 from lttune.types import TrialResult, TrialState
 
 logger = logging.getLogger(__name__)
@@ -35,8 +38,7 @@ class StudyCallback(tune.Callback):
             return
         self._reported[job.number] = 0
         self._listener.trial_starts(job.number, job.params, epochs=job.config.schedule.epochs)
-        differs = job.config.differs_from_published
-        tags = {"method": job.config.method, "fidelity": job.config.fidelity, "differs": "; ".join(differs)}
+        tags = config_tags(job.config, job.assets)
         for tracker in self._trackers:
             tracker.start_trial(job.number, params=job.params, config=job.config.to_dict(), tags=tags)
 
@@ -51,7 +53,7 @@ class StudyCallback(tune.Callback):
             if record["epoch"] <= self._reported.get(number, 0):
                 continue
             self._reported[number] = record["epoch"]
-            metrics = {"loss": record["loss"], "lr": record["lr"], "seconds": record["seconds"], **record["metrics"]}
+            metrics = _tracked(record, job)
             self._store.report(number, record["epoch"], record["metrics"].get(metric, math.nan))
             for tracker in self._trackers:
                 tracker.report(number, step=record["epoch"], metrics=metrics)
@@ -62,11 +64,12 @@ class StudyCallback(tune.Callback):
         if not isinstance(job, TrialJob):
             return
         result = trial.last_result or {}
-        reason = result.get("failure")
+        reason, failure = result.get("failure"), result.get("failure_kind")
         metrics: dict[str, float] = dict(result.get("metrics") or {})
         state: TrialState = "COMPLETE"
         if reason is None and not math.isfinite(metrics.get(self._store.spec.objective.metric, math.nan)):
             reason = f"the objective {self._store.spec.objective.metric} is undefined on this data"
+            failure = "UndefinedObjective"
         if reason is not None:
             state = "FAIL"
         elif result.get("epoch", 0) < job.config.schedule.epochs:
@@ -77,6 +80,7 @@ class StudyCallback(tune.Callback):
             metrics=metrics,
             seconds=result.get("seconds"),
             reason=reason,
+            failure=failure,
             applied=result.get("applied_hash"),
         )
 
@@ -85,7 +89,9 @@ class StudyCallback(tune.Callback):
         if not isinstance(job, TrialJob):
             return
         result = trial.last_result or {}
-        self.end(job, "FAIL", metrics={}, seconds=result.get("seconds"), reason=_reason(trial), applied=None)
+        reason, failure = _reason(trial)
+        seconds = result.get("seconds")
+        self.end(job, "FAIL", metrics={}, seconds=seconds, reason=reason, failure=failure, applied=None)
 
     def end(
         self,
@@ -95,6 +101,7 @@ class StudyCallback(tune.Callback):
         metrics: Mapping[str, float],
         seconds: float | None,
         reason: str | None,
+        failure: str | None,
         applied: str | None,
     ) -> None:
         """Record the end of a trial everywhere."""
@@ -107,6 +114,7 @@ class StudyCallback(tune.Callback):
             fidelity=job.config.fidelity,
             reason=reason,
             applied_hash=applied,
+            failure=failure,
         )
         self.record(result)
 
@@ -114,19 +122,26 @@ class StudyCallback(tune.Callback):
         """The same for a trial that no worker took."""
         self._store.tell(result)
         for tracker in self._trackers:
-            self.end_in(tracker, result)
+            self.end_in(tracker, result, self._store.folder)
         self._listener.trial_ends(result)
 
     @staticmethod
-    def end_in(tracker: Tracker, result: TrialResult) -> None:
+    def end_in(tracker: Tracker, result: TrialResult, folder: StudyFolder) -> None:
         """Record the end of a trial in one tracker."""
-        known = {"fidelity": result.fidelity, "reason": result.reason, "applied_hash": result.applied_hash}
+        known = {
+            "fidelity": result.fidelity,
+            "reason": result.reason,
+            "applied_hash": result.applied_hash,
+            "failure": result.failure,
+        }
+        categories = read_categories(folder.checkpoint(result.number)) if tracker.keeps_artifacts else None
         seconds = {} if result.seconds is None else {"seconds": result.seconds}
         tracker.end_trial(
             result.number,
             state=result.state,  # type: ignore[arg-type]
             metrics={**result.metrics, **seconds},
             tags={name: value for name, value in known.items() if value},
+            artifacts=NOTHING if categories is None else {"per_category.csv": categories},
         )
 
 
@@ -148,14 +163,29 @@ class ConfirmationCallback(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         job = trial.config["job"]
         if isinstance(job, ConfirmationJob):
-            self._confirmation.record(job.arm, job.seed, failure=_reason(trial))
+            self._confirmation.record(job.arm, job.seed, failure=_reason(trial)[0])
 
 
-def _reason(trial: Any) -> str:
-    """The last line of what ended a trial, without its traceback."""
+def _tracked(record: Mapping[str, Any], job: TrialJob) -> dict[str, float]:
+    """What trackers are told of an epoch; seconds and GPU hours count from the trial's begin."""
+    return {
+        "loss": record["loss"],
+        **{f"loss/{name}": value for name, value in record["losses"].items()},
+        "lr": record["lr"],
+        "seconds": record["seconds"],
+        "gpu_hours": record["seconds"] * job.gpus / 3600,
+        "peak_memory_gb": record["peak_memory_gb"],
+        **record["metrics"],
+    }
+
+
+def _reason(trial: Any) -> tuple[str, str]:
+    """The last line of what ended a trial, without its traceback, and the kind of that."""
     try:
         error = trial.get_error()
     except Exception:  # Ray could not unpickle the worker's exception
         error = None
     text = str(error or "its worker died").strip()
-    return text.splitlines()[-1]
+    if error is None or isinstance(error, RayActorError):
+        return text.splitlines()[-1], "WorkerDied"
+    return text.splitlines()[-1], type(error.cause if isinstance(error, RayTaskError) else error).__name__

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,10 +22,14 @@ from lttune.errors import InputError
 from lttune.losses import LOSSES
 from lttune.spec.parameters import Scalar
 from lttune.spec.search import Resources, SearchSpec
+from lttune.spec.yaml_text import to_yaml
+from lttune.tracking import figures
 from lttune.tracking.base import Tracker
 from lttune.tracking.jsonl import read_trials
+from lttune.tracking.names import short_names
 from lttune.tuning.callback import ConfirmationCallback, StudyCallback
 from lttune.tuning.confirm import ArmRun, Confirmation
+from lttune.tuning.facts import code_version, config_tags
 from lttune.tuning.jobs import ConfirmationJob, TrialJob
 from lttune.tuning.listener import Listener, SilentListener
 from lttune.tuning.ray_local import local_ray
@@ -190,24 +195,38 @@ class _Search:
             with local_ray():
                 self._tune(store, confirmation, assets)
         shutil.rmtree(self._folder.confirmation_runs, ignore_errors=True)
-        best = store.results().best_trial
+        result = store.results()
+        best, artifacts = result.best_trial, self._end_artifacts(result)
         for tracker in self._trackers:
             tracker.end_study(
                 state="COMPLETE" if best else "FAIL",
                 metrics=best.metrics if best else {},
                 tags={"best": str(best.number)} if best else {},
+                artifacts=artifacts,
             )
+
+    @property
+    def _keeps_artifacts(self) -> bool:
+        return any(tracker.keeps_artifacts for tracker in self._trackers)
+
+    def _end_artifacts(self, result: StudyResult) -> dict[str, str]:
+        """The best trial's configuration and the study's figures."""
+        if not self._keeps_artifacts:
+            return {}
+        best = result.best_trial
+        config = {} if best is None else {"best_config.yaml": to_yaml(self._spec.resolve(best.params).to_dict())}
+        return {**config, **figures.study_figures(result)}
 
     def _initial_configs(self) -> list[TrainConfig]:
         """What the trials that are run first run, one of each method."""
         return [self._spec.resolve(params) for params in self._spec.initial()]
 
-    def _config_if_any(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
-        """A trial's configuration as plain values; empty where its values do not go together."""
+    def _config_if_any(self, params: Mapping[str, Scalar]) -> TrainConfig | None:
+        """A trial's configuration; None where its values do not go together."""
         try:
-            return self._spec.resolve(params).to_dict()
+            return self._spec.resolve(params)
         except InputError:
-            return {}
+            return None
 
     def _start_trackers(self, store: StudyStore) -> None:
         spec = self._spec
@@ -217,23 +236,28 @@ class _Search:
             "objective": f"{spec.objective.mode} {spec.objective.metric}",
             "sampler": spec.search.sampler,
             "seed": str(spec.search.seed),
+            "version": code_version(),
         }
         # Trackers are told of an end one after the other, `trials.jsonl` last: what is in it, all of them know.
         known = {trial.number for trial in read_trials(self._folder.path)}
         ended = [trial for trial in store.results().trials if trial.state not in {"RUNNING", "WAITING"}]
         for tracker in self._trackers:
             tracker.start_study(
-                self._folder.name, tags=tags, artifacts={"spec.yaml": self._folder.spec_path.read_text()}
+                self._folder.name,
+                tags=tags,
+                artifacts={"spec.yaml": self._folder.spec_path.read_text()},
+                param_names=short_names(draw.key for draw in spec.draws()),
             )
             # A driver that was killed between the storage and the trackers left these out.
             for trial in (trial for trial in ended if trial.number not in known):
+                config = self._config_if_any(trial.params)
                 tracker.start_trial(
                     trial.number,
                     params=trial.params,
-                    config=self._config_if_any(trial.params),
-                    tags={"method": spec.method_of(trial.params)},
+                    config=config.to_dict() if config else {},
+                    tags=config_tags(config) if config else {"method": spec.method_of(trial.params)},
                 )
-                StudyCallback.end_in(tracker, trial)
+                StudyCallback.end_in(tracker, trial, self._folder)
 
     def _tune(self, store: StudyStore, confirmation: Confirmation, assets: Mapping[str, Assets]) -> None:
         spec, resources = self._spec, self._spec.on.resources
@@ -275,6 +299,9 @@ class _Search:
             mode=spec.objective.mode,
             finished=store.results(),
         )
+        if self._keeps_artifacts:
+            # While the first trials run; at the end the search would wait for it.
+            threading.Thread(target=figures.preload, name="lttune-figures", daemon=True).start()
         with _scratch(self._folder.path / "ray") as scratch:
             tune.Tuner(
                 tune.with_resources(self._trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),

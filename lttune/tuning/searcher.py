@@ -55,7 +55,15 @@ class AskTellSearcher(Searcher):
                 return {"job": self._make_job(number, params)}
             except InputError as error:
                 reason = f"these values do not go together: {error}"
-                self._on_refused(TrialResult(number=number, state="FAIL", params=params, metrics={}, reason=reason))
+                refused = TrialResult(
+                    number=number,
+                    state="FAIL",
+                    params=params,
+                    metrics={},
+                    reason=reason,
+                    failure=type(error).__name__,
+                )
+                self._on_refused(refused)
         return self._suggest_run()
 
     def _suggest_run(self) -> dict[str, Any] | str | None:

@@ -4,6 +4,7 @@ OUT/STUDY/spec.yaml           everything resolved, the setting in full
 OUT/STUDY/optuna.journal      trials, parameters, values
 OUT/STUDY/trials.jsonl        one line per finished trial, for people and scripts
 OUT/STUDY/checkpoints/NNNN.pt unfinished and finished trials: what trains, newest only
+OUT/STUDY/categories/NNNN.csv AP of each category at a trial's last evaluation
 OUT/STUDY/confirmation.json   the stage-1 model, trial 0 and the best on the report half
 OUT/STUDY/confirmation/       checkpoints of the runs behind it, while they run
 OUT/STUDY/report_looks.jsonl  every look at the report half
@@ -38,7 +39,7 @@ from lttune.spec.yaml_text import to_yaml
 from lttune.types import StudyResult, TrialResult
 
 # What a trial's report keeps beside its parameters, as Optuna user attributes.
-_ATTRIBUTES = ("metrics", "seconds", "fidelity", "differs", "reason", "applied_hash")
+_ATTRIBUTES = ("metrics", "seconds", "fidelity", "differs", "reason", "applied_hash", "failure")
 
 
 class StudyFolder:
@@ -277,6 +278,7 @@ class StudyStore:
             "fidelity": result.fidelity,
             "reason": result.reason,
             "applied_hash": result.applied_hash,
+            "failure": result.failure,
         }
         for key, value in attributes.items():
             if value is not None:
@@ -344,6 +346,7 @@ def _trial_result(trial: FrozenTrial, keys: Mapping[str, str]) -> TrialResult:
         fidelity=attributes["fidelity"],
         reason=attributes["reason"],
         applied_hash=attributes["applied_hash"],
+        failure=attributes["failure"],
     )
 
 

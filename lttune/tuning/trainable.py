@@ -12,6 +12,7 @@ from ray import tune
 from lttune.engine.config import Recipe, TrainConfig
 from lttune.errors import CacheError, InputError, TrialError
 from lttune.evaluation.report import headline
+from lttune.tuning.categories import write_categories
 from lttune.tuning.jobs import ConfirmationJob, Job, TrialJob
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class MethodTrainable(tune.Trainable):
         import torch
 
         self._job: Job = config["job"]
-        self._failure: str | None = None
+        self._failure: TrialError | InputError | None = None
         self._run: TrainingRun | None = None
         self._applied = ""
         self._reported = 0
@@ -53,7 +54,7 @@ class MethodTrainable(tune.Trainable):
         try:
             self._run = self._build(device)
         except (TrialError, InputError) as error:
-            self._failure = str(error)
+            self._failure = error
 
     def _build(self, device: "torch.device") -> "TrainingRun":
         from lttune.engine.run import TrainingRun
@@ -77,16 +78,20 @@ class MethodTrainable(tune.Trainable):
         if self._failure is None and run is not None and job.is_trained:
             try:
                 run.advance(max_seconds=job.slice_s, stop_at_evaluation=job.stop_at_evaluation)
+                if isinstance(job, TrialJob) and run.last_report is not None:
+                    write_categories(self._checkpoint, job.assets, run.last_report.per_category)
                 run.save(self._checkpoint)
             except TrialError as error:
-                self._failure = str(error)
+                self._failure = error
         is_done = self._failure is not None or run is None or run.is_finished or not job.is_trained
         if isinstance(job, TrialJob):
             report = self._trial_report(job)
         else:
             assert isinstance(job, ConfirmationJob)
             report = {"found": self._measure(job.limits) if is_done else None}
-        return {**report, "failure": self._failure, "done": is_done}
+        # As text: an error may be one that the driver cannot unpickle.
+        failure, kind = (None, None) if self._failure is None else (str(self._failure), type(self._failure).__name__)
+        return {**report, "failure": failure, "failure_kind": kind, "done": is_done}
 
     def _trial_report(self, job: TrialJob) -> dict[str, Any]:
         run = self._run

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lttune.engine.assets import Assets
+from lttune.engine.checkpoint import load_state, save_state
 from lttune.engine.config import Recipe, TrainConfig
 from lttune.engine.judge import CachedJudge, LiveJudge
 from lttune.engine.memory_file import memory_file
@@ -28,7 +29,7 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 
 def without_times(run: TrainingRun) -> list[dict[str, Any]]:
-    return [{**asdict(record), "seconds": 0.0} for record in run.history]
+    return [{**asdict(record), "seconds": 0.0, "peak_memory_gb": 0.0} for record in run.history]
 
 
 def config_of(method: str, config: TrainConfig) -> TrainConfig:
@@ -106,6 +107,38 @@ def test_on_images_stopped_in_an_epoch_equals_unbroken(
     assert bool(memory_of(resumed)) == (method == "loce")
     # The checkpoint, and of a memory the newest file alone.
     assert len(list(tmp_path.iterdir())) == 1 + (method == "loce")
+
+
+def test_an_epoch_tells_its_terms_and_its_memory(train_config: TrainConfig, assets: Assets) -> None:
+    run = TrainingRun(full_config("rog", train_config), assets, judged_on=None)
+    (record,) = run.advance()
+    assert {"loss_cls", "loss_rank"} < set(record.losses)
+    assert sum(record.losses.values()) == pytest.approx(record.loss, rel=1e-6)
+    assert 0.05 < record.peak_memory_gb < 100
+    assert run.last_report is None
+
+
+def test_the_last_report_is_that_of_the_last_evaluated_epoch(train_config: TrainConfig, assets: Assets) -> None:
+    run = TrainingRun(train_config, assets)
+    run.advance()
+    assert run.last_report is not None
+    assert run.last_report.metrics.items() <= run.history[-1].metrics.items()
+    assert set(run.last_report.per_category["segm"]) == set(assets.train.category_ids.tolist())
+
+
+def test_a_checkpoint_from_before_terms_were_kept(train_config: TrainConfig, assets: Assets, tmp_path: Path) -> None:
+    run = TrainingRun(train_config, assets)
+    run.advance(max_iters=4)
+    run.save(tmp_path / "run.pt")
+    state = load_state(tmp_path / "run.pt")
+    del state["term_sums"], state["history"][0]["losses"], state["history"][0]["peak_memory_gb"]
+    save_state(state, tmp_path / "run.pt")
+    resumed = TrainingRun(train_config, assets)
+    resumed.restore(tmp_path / "run.pt")
+    resumed.advance()
+    assert resumed.epoch == train_config.schedule.epochs
+    assert resumed.history[0].losses == {}
+    assert resumed.history[-1].peak_memory_gb > 0
 
 
 def test_checkpoint_without_its_memory_is_refused(train_config: TrainConfig, assets: Assets, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Screenshots are kept in the folder that LTTUNE_SCREENSHOTS names, else in pytest
 import json
 import os
 import shutil
+import signal
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.fixture
-def mlflow_pages(searched: Any) -> str:
+def mlflow_pages(searched: Any) -> Iterator[str]:
     """The address of MLflow's pages on the store of that search."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -94,7 +95,8 @@ def mlflow_pages(searched: Any) -> str:
     server = searched.start("ui", "--port", str(port))
     address = f"http://127.0.0.1:{port}"
     server.wait_for(lambda: answers(f"{address}/health"), "MLflow's pages")
-    return address
+    yield address
+    server.end(signal.SIGINT, whole_group=True)
 
 
 def test_mlflow_lists_parent_and_children_and_compares_them(mlflow_pages: str, searched: Any, window: Window) -> None:
@@ -103,10 +105,9 @@ def test_mlflow_lists_parent_and_children_and_compares_them(mlflow_pages: str, s
     page = window.page
 
     page.goto(f"{mlflow_pages}/#/experiments/{experiment}/runs")
-    page.get_by_role("link", name="two", exact=True).wait_for()
-    page.get_by_role("treegrid").first.wait_for()
-    if not page.get_by_text("trial 0", exact=True).count():
-        page.locator("[data-testid=expander-button], .ag-group-contracted, [aria-label='plus-square']").first.click()
+    parent = page.get_by_role("link", name="two", exact=True)
+    parent.wait_for()
+    parent.locator("xpath=ancestor::*[@role='gridcell']").get_by_role("button").first.click()
     for number in range(4):
         page.get_by_text(f"trial {number}", exact=True).first.wait_for()
     window.keep("mlflow_runs")
@@ -120,7 +121,7 @@ def test_mlflow_lists_parent_and_children_and_compares_them(mlflow_pages: str, s
     text = page.inner_text("body")
     for run in (runs[0], runs[1]):
         assert run.info.run_id in text
-    assert {"cross_entropy", "acsl"} <= {runs[number].data.tags["method"] for number in (0, 1)}
+    assert {"cross_entropy", "acsl"} <= {runs[number].data.tags["lttune.method"] for number in (0, 1)}
     window.keep("mlflow_compare")
 
 
@@ -133,15 +134,17 @@ def test_the_report_stands_alone_and_draws_every_plot(searched: Any, window: Win
     page.wait_for_function(
         "[...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))"
     )
+    page.wait_for_timeout(500)  # for what is drawn again once the page is whole
     window.keep("report")
 
     num_plots = page.locator(".js-plotly-plot").count()
     assert num_plots >= 5
     for plot in page.locator(".js-plotly-plot").all():
-        box = plot.bounding_box()
+        box, drawn = plot.bounding_box(), plot.locator(".main-svg").first.bounding_box()
         assert box is not None
-        assert box["width"] > 200
-        assert box["height"] > 150
+        assert drawn is not None
+        assert 200 < drawn["width"] <= box["width"] + 1, "drawn wider than its place"
+        assert 150 < drawn["height"] <= box["height"] + 1
     assert window.complaints == []
     assert window.hosts == {""}, "the page asked somebody for something"
 

@@ -101,16 +101,25 @@ def test_mlflow_has_a_parent_and_one_run_per_trial(whole: Whole) -> None:
 
     assert parent.info.status == "FINISHED"
     assert sorted(runs) == list(range(NUM_TRIALS))
+    assert _artifacts(parent) >= {"spec.yaml", "best_config.yaml", "history.svg"}
     for trial in json.loads(printed)["trials"]:
         run = runs[trial["number"]]
         assert run.info.status == "FINISHED"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert {key: float(value) for key, value in run.data.params.items()} == trial["params"]
+        short = {key.rpartition(".")[2]: value for key, value in trial["params"].items()}
+        assert {key: float(value) for key, value in run.data.params.items()} == short
         for metric in ("AP", "AP_r", "AP_c", "segm/AP", "bbox/AP", "loss"):
             assert place.mlflow_steps(run, metric) == list(range(1, EPOCHS + 1))
         assert run.data.metrics["AP"] == trial["metrics"]["AP"]
+        assert run.data.tags["lttune.state"] == trial["state"]
+        assert {"lttune.data", "lttune.stage1", "lttune.backend", "lttune.version"} <= set(run.data.tags)
+        assert _artifacts(run) == {"config.yaml", "per_category.csv"}
         config = yaml.safe_load(Path(run.info.artifact_uri.removeprefix("file://"), "config.yaml").read_text())
         assert config["optim"]["lr"] == trial["params"]["optim.lr"]
+
+
+def _artifacts(run: Any) -> set[str]:
+    return {path.name for path in Path(run.info.artifact_uri.removeprefix("file://")).iterdir()}
 
 
 def test_status_tells_what_the_search_told(whole: Whole) -> None:

@@ -144,6 +144,20 @@ def test_fidelity(asked: str, heads: str, recipe: Recipe, fidelity: str, load: L
     assert load(sets=sets).resolve({}, lambda method: recipe).fidelity == fidelity
 
 
+@pytest.mark.parametrize(
+    ("parts", "trained", "fidelity"),
+    [
+        ("all", "all", "full"),
+        ("classifier", ("classifier",), "cached"),
+        ("[classifier, box_regressor]", ("classifier", "box_regressor"), "cached"),
+        ("classifier, mask_head", ("classifier", "mask_head"), "full"),
+    ],
+)
+def test_parts_can_be_fixed(parts: str, trained: object, fidelity: str, load: Load) -> None:
+    config = load(sets={"recipe.parts": parts}).resolve({}, lambda method: Recipe(parts="all", fidelity="full"))
+    assert (config.recipe.parts, config.fidelity) == (trained, fidelity)
+
+
 def test_a_detector_without_masks_needs_no_class_agnostic_ones(load: Load) -> None:
     spec = load(sets={"detector.name": "faster_rcnn_r50_fpn", "detector.class_agnostic_mask": "false"})
     assert spec.resolve({}).fidelity == "cached"

@@ -18,7 +18,7 @@ def test_a_finished_trial_is_one_line(tmp_path: Path) -> None:
     tracker = JsonlTracker(tmp_path / "study")
     tracker.start_study("study", tags={}, artifacts={"spec.yaml": "a: 1"})
     finish(tracker, 3, applied_hash="abc", host="node1")
-    finish(tracker, 1, state="FAIL", reason="The loss became NaN.")
+    finish(tracker, 1, state="FAIL", reason="The loss became NaN.", failure="NonFiniteLossError")
     tracker.end_study(state="COMPLETE", metrics={}, tags={})
     assert tracker.close(1.0) == 0
 
@@ -29,6 +29,7 @@ def test_a_finished_trial_is_one_line(tmp_path: Path) -> None:
     first, second = read_trials(tmp_path / "study")
     assert (first.number, first.state, first.reason) == (1, "FAIL", "The loss became NaN.")
     assert (second.number, second.state, second.reason) == (3, "COMPLETE", None)
+    assert (first.failure, second.failure) == ("NonFiniteLossError", None)
     assert second.params == {"optim": {"lr": 0.1}}
     assert second.metrics == {"segm/AP": 1.0}
     assert (second.fidelity, second.applied_hash) == ("cached", "abc")

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from lttune.errors import InputError, StudyError
-from lttune.tracking.mlflow import MlflowTracker, SyncResult, _connect, sync
+from lttune.tracking.mlflow import MAX_ARTIFACT_BYTES, MlflowTracker, SyncResult, _connect, sync
 from lttune.tracking.store import ENVIRONMENT
 
 # Libraries that MLflow imports in its thread warn of each other.
@@ -35,11 +35,18 @@ def play(tracker: MlflowTracker, *, num_trials: int = 3, steps: range = range(1,
         for step in steps:
             tracker.report(n, step=step, metrics={"AP": 10.0 * n + step, "AP_r": float("nan")})
             time.sleep(pause_s)
-        tracker.end_trial(n, state=STATES[n % 3], metrics={"AP": 10.0 * n + steps[-1]}, tags={"applied_hash": "ab"})
-    tracker.end_study(state="COMPLETE", metrics={"AP": 10.0 * num_trials}, tags={"best": "1"})
+        tracker.end_trial(
+            n,
+            state=STATES[n % 3],
+            metrics={"AP": 10.0 * n + steps[-1]},
+            tags={"applied_hash": "ab"},
+            artifacts={"per_category.csv": f"id\n{n}\n"},
+        )
+    figures = {"history.svg": "<svg/>"}
+    tracker.end_study(state="COMPLETE", metrics={"AP": 10.0 * num_trials}, tags={"best": "1"}, artifacts=figures)
 
 
-NUM_EVENTS = 2 + 3 * (2 + 3 + 1) + 1  # of play() as it is
+NUM_EVENTS = 2 + 3 * (2 + 3 + 2) + 2  # of play() as it is
 
 
 def spooled(folder: Path, port: int) -> Path:
@@ -68,6 +75,7 @@ def test_a_search_reads_back_as_a_parent_and_its_children(
     assert "lttune.trial" not in parent.data.tags
     artifacts = database.parent / "mlflow_artifacts"
     assert (artifacts / parent.info.run_id / "artifacts/spec.yaml").read_text() == "method: acsl\n"
+    assert (artifacts / parent.info.run_id / "artifacts/history.svg").read_text() == "<svg/>"
 
     for number, (child,) in runs.items():
         n = int(number)
@@ -79,6 +87,8 @@ def test_a_search_reads_back_as_a_parent_and_its_children(
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.data.tags["lttune.fidelity"] == "cached"
         assert child.data.tags["lttune.applied_hash"] == "ab"
+        assert child.data.tags["lttune.state"] == STATES[n]
+        assert (artifacts / child.info.run_id / "artifacts/per_category.csv").read_text() == f"id\n{n}\n"
         config = yaml.safe_load((artifacts / child.info.run_id / "artifacts/config.yaml").read_text())
         assert config == {"optim": {"lr": 0.1 * n}}
 
@@ -207,7 +217,7 @@ def test_a_store_that_comes_back_gets_everything_without_being_asked(
     deadline = time.monotonic() + 20
     while "does not take events" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert tracker._spool.num_pending() == 9
+    assert tracker._spool.num_pending() == 11
     database.rmdir()
     away.rename(database)
     while tracker._spool.num_pending() and time.monotonic() < deadline:
@@ -215,6 +225,26 @@ def test_a_store_that_comes_back_gets_everything_without_being_asked(
     assert "is back" in caplog.text
     assert tracker.close(30.0) == 0
     assert sorted(study_runs(database), key=str) == ["0", None]
+
+
+def test_params_go_by_their_other_names_and_large_artifacts_are_cut(
+    tmp_path: Path, database: Path, study_runs: Callable
+) -> None:
+    for number in (0, 1):  # the second driver resumes the first one's study
+        names = {"loss.score_threshold": "score_threshold"}
+        tracker = MlflowTracker(str(database), "experiment", tmp_path / "study")
+        tracker.start_study("study", tags={}, param_names=names)
+        params = {"loss.score_threshold": 0.5, "optim.momentum": 0.9}
+        tracker.start_trial(number, params=params, config={}, tags={})
+        tracker.end_trial(number, state="FAIL", metrics={}, tags={}, artifacts={"table.csv": "1234567\n" * 200_000})
+        assert tracker.close(60.0) == 0
+    runs = study_runs(database)
+    for number in ("0", "1"):
+        (run,) = runs[number]
+        assert run.data.params == {"score_threshold": "0.5", "optim.momentum": "0.9"}
+        table = database.parent / "mlflow_artifacts" / run.info.run_id / "artifacts/table.csv"
+        assert table.stat().st_size <= MAX_ARTIFACT_BYTES
+        assert table.read_text().endswith("1234567\n# cut: 1600000 bytes are more than 1048576\n")
 
 
 def test_params_of_every_kind_fit_in(tmp_path: Path, database: Path, study_runs: Callable) -> None:

@@ -7,10 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 
+from lttune.engine.assets import Assets
 from lttune.spec.search import SearchSpec
+from lttune.tracking.base import Tracker
 from lttune.tracking.jsonl import JsonlTracker
 from lttune.tuning.callback import ConfirmationCallback, StudyCallback
+from lttune.tuning.categories import categories_file
 from lttune.tuning.confirm import Confirmation
 from lttune.tuning.listener import SilentListener
 from lttune.tuning.study import StudyStore
@@ -35,6 +39,31 @@ class Heard(SilentListener):
         self.ended.append(result)
 
 
+class Remembering(Tracker):
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Any] = {}
+
+    def start_study(self, name: str, **told: Any) -> None:
+        self.told["study"] = told
+
+    def start_trial(self, number: int, **told: Any) -> None:
+        self.told["start"] = told
+
+    def report(self, number: int, **told: Any) -> None:
+        self.told["report"] = told
+
+    def end_trial(self, number: int, **told: Any) -> None:
+        self.told["end"] = told
+
+    def end_study(self, **told: Any) -> None:
+        self.told["study end"] = told
+
+    def close(self, timeout_s: float) -> int:
+        return 0
+
+
 class Scene:
     """A study with one trial that Ray runs, and a callback that hears of it."""
 
@@ -42,8 +71,19 @@ class Scene:
         number = store.ask()
         self.store = store
         self.heard = Heard()
-        self.callback = StudyCallback(store, [JsonlTracker(store.folder.path)], self.heard)
-        self.job = make_job(number, store.parameters(number))
+        self.tracker = Remembering()
+        self.callback = StudyCallback(store, [self.tracker, JsonlTracker(store.folder.path)], self.heard)
+        annotations = store.folder.path / "train.json"
+        annotations.write_text("{}")
+        assets = Assets(
+            train_annotations=str(annotations),
+            train_images="",
+            val_annotations="",
+            val_images="",
+            stage1_weights="cache/stage1-0123456789ab/weights.safetensors",
+        )
+        path = str(store.folder.checkpoint(number))
+        self.job = make_job(number, store.parameters(number), assets=assets, checkpoint=path, gpus=2.0)
         self.trial = SimpleNamespace(config={"job": self.job}, last_result=None, get_error=lambda: None)
 
     def start(self) -> None:
@@ -52,7 +92,15 @@ class Scene:
     def report(self, *epochs: int, **changes: Any) -> None:
         """A slice in which these epochs ended, with an AP of ten times the epoch."""
         records = [
-            {"epoch": e, "loss": 1.0 / e, "lr": 0.01, "seconds": 2.0 * e, "metrics": {"AP": 10.0 * e, "AP_r": math.nan}}
+            {
+                "epoch": e,
+                "loss": 1.0 / e,
+                "losses": {"loss_cls": 0.75 / e, "loss_rank": 0.25 / e},
+                "lr": 0.01,
+                "seconds": 2.0 * e,
+                "peak_memory_gb": 0.5,
+                "metrics": {"AP": 10.0 * e, "AP_r": math.nan},
+            }
             for e in epochs
         ]
         last: dict[str, Any] = records[-1] if records else {"epoch": 0, "seconds": 0.0, "metrics": {}}
@@ -77,6 +125,7 @@ class Scene:
         (line,) = (self.store.folder.path / "trials.jsonl").read_text().splitlines()
         assert stored.state == result.state == json.loads(line)["state"]
         assert stored.reason == result.reason == json.loads(line)["reason"]
+        assert stored.failure == result.failure == json.loads(line)["failure"]
         return result
 
 
@@ -102,6 +151,40 @@ def test_a_trial_that_runs_to_its_end(scene: Scene) -> None:
     assert scene.heard.epochs == [(0, 1), (0, 2), (0, 3)]
     assert intermediate(scene) == {1: 10.0, 2: 20.0, 3: 30.0}
     assert scene.store.results().best == 0
+
+
+def test_trackers_hear_what_answers_questions(scene: Scene) -> None:
+    scene.start()
+    tags = scene.tracker.told["start"]["tags"]
+    assert set(tags) == {"method", "fidelity", "differs", "backend", "detector", "version", "data", "stage1"}
+    assert (tags["backend"], tags["detector"], tags["stage1"]) == ("torchvision", "tiny_mask_rcnn_fpn", "0123456789ab")
+    scene.report(1, 2)
+    assert scene.tracker.told["report"] == {
+        "step": 2,
+        "metrics": {
+            "loss": 0.5,
+            "loss/loss_cls": 0.375,
+            "loss/loss_rank": 0.125,
+            "lr": 0.01,
+            "seconds": 4.0,
+            "gpu_hours": 4.0 * 2 / 3600,
+            "peak_memory_gb": 0.5,
+            "AP": 20.0,
+            "AP_r": pytest.approx(math.nan, nan_ok=True),
+        },
+    }
+
+
+@pytest.mark.parametrize("table", [None, "id,name\n1,bird\n"])
+def test_the_table_of_categories_goes_to_trackers_that_keep_artifacts(table: str | None, scene: Scene) -> None:
+    if table is not None:
+        path = categories_file(scene.store.folder.checkpoint(0))
+        path.parent.mkdir()
+        path.write_text(table)
+    scene.start()
+    scene.report(1)
+    scene.complete()
+    assert scene.tracker.told["end"]["artifacts"] == ({} if table is None else {"per_category.csv": table})
 
 
 def test_the_value_is_that_of_the_last_epoch_never_the_best(scene: Scene) -> None:
@@ -134,9 +217,10 @@ def test_a_trial_that_was_stopped_early_is_pruned(scene: Scene) -> None:
 def test_a_trial_that_gave_up_says_why(scene: Scene) -> None:
     scene.start()
     scene.report(1)
-    scene.report(2, failure="the loss became nan in epoch 3")
+    scene.report(2, failure="the loss became nan in epoch 3", failure_kind="NonFiniteLossError")
     result = scene.complete()
     assert (result.state, result.reason) == ("FAIL", "the loss became nan in epoch 3")
+    assert result.failure == scene.tracker.told["end"]["tags"]["failure"] == "NonFiniteLossError"
 
 
 @pytest.mark.parametrize("metrics", [{}, {"AP": math.nan}])
@@ -145,22 +229,29 @@ def test_an_undefined_objective_fails_the_trial(metrics: dict[str, float], scene
     scene.report(3, metrics=metrics)
     result = scene.complete()
     assert (result.state, result.reason) == ("FAIL", "the objective AP is undefined on this data")
+    assert result.failure == "UndefinedObjective"
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "failure"),
     [
-        (RuntimeError("Traceback:\n  somewhere\nValueError: too large\n"), "ValueError: too large"),
-        (None, "its worker died"),
+        (RuntimeError("Traceback:\n  somewhere\nValueError: too large\n"), "ValueError: too large", "RuntimeError"),
+        (
+            RayTaskError("step", "Traceback:\nMemoryError: full", MemoryError("full")),
+            "MemoryError: full",
+            "MemoryError",
+        ),
+        (ActorDiedError(), "The actor died unexpectedly before finishing this task.", "WorkerDied"),
+        (None, "its worker died", "WorkerDied"),
     ],
 )
-def test_a_worker_that_died_for_good(error: Exception | None, reason: str, scene: Scene) -> None:
+def test_a_worker_that_died_for_good(error: Exception | None, reason: str, failure: str, scene: Scene) -> None:
     scene.start()
     scene.report(1)
     scene.trial.get_error = lambda: error
     scene.callback.on_trial_error(0, [], scene.trial)
     result = scene.ended()
-    assert (result.state, result.reason, result.seconds) == ("FAIL", reason, 2.0)
+    assert (result.state, result.reason, result.seconds, result.failure) == ("FAIL", reason, 2.0, failure)
 
 
 def test_a_worker_that_died_before_its_first_report(scene: Scene) -> None:

@@ -107,6 +107,7 @@ def test_values_that_do_not_go_together_fail_their_trial_and_the_next_is_asked(
         "these values do not go together: loss.score_threshold is 2.0; ACSL compares it with a sigmoid score, use a "
         "value in (0, 1)."
     )
+    assert store.results().trials[1].failure == refused[0].failure == "SpecError"
     states = [trial.state for trial in store.results().trials]
     assert states == ["RUNNING", "FAIL", "FAIL", "RUNNING", "RUNNING"]
     with pytest.raises(SpecError):

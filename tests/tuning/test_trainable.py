@@ -1,5 +1,7 @@
 """A trial behind Ray's class API, without a cluster."""
 
+import csv
+import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +21,7 @@ from lttune.losses import LOSSES
 from lttune.losses.rog import RogHyperparameters
 from lttune.losses.seesaw import SeesawHyperparameters
 from lttune.spec.search import SearchSpec, searchable_keys
+from lttune.tuning.categories import read_categories
 from lttune.tuning.jobs import ConfirmationJob, TrialJob
 from lttune.tuning.trainable import MethodTrainable
 from trainables import TRAINABLES
@@ -68,12 +71,25 @@ def test_every_trainable_names_the_recipe_of_its_methods() -> None:
 def test_a_step_reports_its_epochs_and_leaves_a_checkpoint(start: Start, job: TrialJob) -> None:
     report = start(job).step()
     assert (report["number"], report["epoch"], report["done"], report["failure"]) == (5, 3, True, None)
+    assert report["failure_kind"] is None
     assert [record["epoch"] for record in report["epochs"]] == [1, 2, 3]
     assert report["metrics"] == report["epochs"][-1]["metrics"]
     assert report["objective"] == report["metrics"]["AP"]
     assert math.isfinite(report["objective"])
     assert len(report["applied_hash"]) == 64
     assert Path(job.checkpoint).is_file()
+
+
+def test_a_step_leaves_a_table_of_its_categories(start: Start, job: TrialJob, assets: Assets) -> None:
+    worker = start(job)
+    report = worker.step()
+    table = read_categories(Path(job.checkpoint))
+    assert table is not None
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [int(row["id"]) for row in rows] == assets.train.category_ids.tolist()
+    assert [int(row["training_images"]) for row in rows] == assets.frequencies.image_count.tolist()
+    known = [float(row["segm_AP"]) for row in rows if row["segm_AP"]]
+    assert sum(known) / len(known) == pytest.approx(report["metrics"]["segm/AP"], abs=1e-3)
 
 
 def test_slices_may_end_within_an_epoch(start: Start, job: TrialJob) -> None:
@@ -237,6 +253,7 @@ def test_a_trial_that_cannot_go_on_ends_with_its_reason(start: Start, job: Trial
     report = worker.step()
     assert report["done"]
     assert report["failure"].startswith("the loss became")
+    assert report["failure_kind"] == "NonFiniteLossError"
     assert math.isnan(report["objective"])
 
 
