@@ -3,7 +3,9 @@
 import io
 import logging
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,15 +18,22 @@ MAX_DRAWN = 2000
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "lttune", "font.size": 10, "axes.grid": True, "grid.color": "#e2e8f0"}
 
 
-def preload() -> None:
-    """Import Matplotlib, which takes half a second, and on its first use on a machine many, to look for fonts."""
+def preload(cache: Path) -> None:
+    """Import Matplotlib, which takes half a second, and on its first use with a cache many, to look for fonts.
+
+    Args:
+        cache: where it keeps what it found, in the place of the home folder; a folder that the environment names counts
+            more.
+    """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
     import matplotlib.backends.backend_svg
     import matplotlib.figure  # noqa: F401
 
 
-def study_figures(result: "StudyResult") -> dict[str, str]:
+def study_figures(result: "StudyResult", cache: Path) -> dict[str, str]:
     """`history.svg`, and `ap_by_frequency.svg` where trials have AP of both groups; none without a finite objective."""
+    preload(cache)
     metric = result.objective["metric"]
     ended = (trial for trial in result.trials if trial.state in ("COMPLETE", "PRUNED"))
     judged = [trial for trial in ended if math.isfinite(trial.metrics.get(metric, math.nan))]
@@ -84,7 +93,6 @@ def _points(axes: Any, result: "StudyResult", trials: "Sequence[TrialResult]", p
 
 
 def _svg(draw: Any) -> str:
-    preload()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -215,7 +215,7 @@ class _Search:
             return {}
         best = result.best_trial
         config = {} if best is None else {"best_config.yaml": to_yaml(self._spec.resolve(best.params).to_dict())}
-        return {**config, **figures.study_figures(result)}
+        return {**config, **figures.study_figures(result, self._cache)}
 
     def _initial_configs(self) -> list[TrainConfig]:
         """What the trials that are run first run, one of each method."""
@@ -301,7 +301,7 @@ class _Search:
         )
         if self._keeps_artifacts:
             # While the first trials run; at the end the search would wait for it.
-            threading.Thread(target=figures.preload, name="lttune-figures", daemon=True).start()
+            threading.Thread(target=figures.preload, args=(self._cache,), name="lttune-figures", daemon=True).start()
         with _scratch(self._folder.path / "ray") as scratch:
             tune.Tuner(
                 tune.with_resources(self._trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
