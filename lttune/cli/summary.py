@@ -26,7 +26,8 @@ def print_end(end: SearchEnd, folder: StudyFolder) -> None:
     values = ", ".join(f"{key} {value_text(value)}" for key, value in best.params.items())
     console.print(f"\n[bold]Best of {len(result.trials)}:[/bold] trial {best.number} ({values})")
     if end.confirmation:
-        _print_confirmation(console, end.confirmation, best.number)
+        other = best.params.get("method") != next(t for t in result.trials if t.number == 0).params.get("method")
+        _print_confirmation(console, end.confirmation, best.number, of_another_method=other)
     for line in failed_runs(end.failed_runs):
         console.print(f"[yellow]{line}[/yellow]")
     console.print(f"\nStudy: {folder.path}   ({duration(end.seconds)})")
@@ -34,12 +35,14 @@ def print_end(end: SearchEnd, folder: StudyFolder) -> None:
     console.print(f"Next:  lttune export {name} --to best_{name}   |   lttune status {name}   |   lttune ui")
 
 
-def _print_confirmation(console: Console, confirmation: Mapping[str, Any], best: int) -> None:
+def _print_confirmation(
+    console: Console, confirmation: Mapping[str, Any], best: int, *, of_another_method: bool
+) -> None:
     limits = list(confirmation)
     for limit in limits:
         console.print(f"\n[bold]Report half[/bold], which no decision saw, at {limit} detections per image:")
         console.print(_confirmation_table(confirmation[limit], best))
-        for line in verdict(confirmation[limit], best):
+        for line in verdict(confirmation[limit], best, of_another_method=of_another_method):
             console.print(line)
     if len(limits) == 2 and best != 0:
         own, lvis = (confirmation[limit]["difference"]["AP"]["is_shown"] for limit in limits)
@@ -71,8 +74,12 @@ def _confirmation_table(part: Mapping[str, Any], best: int) -> Table:
     return table
 
 
-def verdict(part: Mapping[str, Any], best: int) -> list[str]:
-    """Whether the best trial is better than trial 0, and how much of that is the loss's, from paired seeds."""
+def verdict(part: Mapping[str, Any], best: int, *, of_another_method: bool = False) -> list[str]:
+    """Whether the best trial is better than trial 0, and how much of that is the loss's, from paired seeds.
+
+    Args:
+        of_another_method: whether trial 0 runs another method, whose choice then is part of the gain.
+    """
     if "difference" not in part:
         return ["The best trial is trial 0, the published values: the search found nothing better."]
     found = part["difference"]["AP"]
@@ -85,22 +92,23 @@ def verdict(part: Mapping[str, Any], best: int) -> list[str]:
         lines = [
             f"AP: trial {best} is {abs(found['mean']):.1f} {more} trial 0 (five paired seeds, interval without 0)."
         ]
-    return lines + ([_split(part)] if "difference_loss" in part else [])
+    return lines + ([_split(part, of_another_method)] if "difference_loss" in part else [])
 
 
-def _split(part: Mapping[str, Any]) -> str:
+def _split(part: Mapping[str, Any], of_another_method: bool) -> str:
     """How much of the best trial's gain in AP is there with the published loss values already."""
     whole, optimiser, loss = (part[f"difference{of}"]["AP"] for of in ("", "_optimiser", "_loss"))
     kind = "gain" if whole["mean"] > 0 else "difference"
-    shown = [name for name, found in (("optimiser's", optimiser), ("loss's", loss)) if found["is_shown"]]
+    names = ("method's and the optimiser's", "loss values'") if of_another_method else ("optimiser's", "loss's")
+    shown = [name for name, found in zip(names, (optimiser, loss), strict=True) if found["is_shown"]]
     said = {
         0: "no difference shown for either",
         1: f"only the {shown[0]} is shown" if shown else "",
         2: "both are shown",
     }
     return (
-        f"Of the {kind} of {whole['mean']:.1f}, {_with_interval(optimiser)} is the optimiser's, "
-        f"{_with_interval(loss)} the loss's: {said[len(shown)]}."
+        f"Of the {kind} of {whole['mean']:.1f}, {_with_interval(optimiser)} is the {names[0]}, "
+        f"{_with_interval(loss)} the {names[1]}: {said[len(shown)]}."
     )
 
 

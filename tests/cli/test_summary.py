@@ -65,6 +65,13 @@ def test_the_gain_splits_between_optimiser_and_loss(found: dict[str, Any], said:
     assert verdict(found, 7)[1] == said
 
 
+def test_the_choice_of_another_method_is_not_called_the_optimisers() -> None:
+    assert verdict(part(2.5, 2.5, 0.0), 23, of_another_method=True)[1] == (
+        "Of the gain of 2.5, 2.5 [2.2, 2.8] is the method's and the optimiser's, 0.0 [-0.3, 0.3] the loss values': only "
+        "the method's and the optimiser's is shown."
+    )
+
+
 def test_failed_runs_are_named_with_their_reasons() -> None:
     assert failed_runs({}) == []
     reasons = {"trial_0": {"1": "the loss became nan", "2": "the loss became nan"}, "best": {"3": "its worker died"}}
