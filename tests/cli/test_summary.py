@@ -67,8 +67,8 @@ def test_the_gain_splits_between_optimiser_and_loss(found: dict[str, Any], said:
 
 def test_the_choice_of_another_method_is_not_called_the_optimisers() -> None:
     assert verdict(part(2.5, 2.5, 0.0), 23, of_another_method=True)[1] == (
-        "Of the gain of 2.5, 2.5 [2.2, 2.8] is the method's and the optimiser's, 0.0 [-0.3, 0.3] the loss values': only "
-        "the method's and the optimiser's is shown."
+        "Of the gain of 2.5, 2.5 [2.2, 2.8] is the method's and the optimiser's, 0.0 [-0.3, 0.3] the loss values': "
+        "only the method's and the optimiser's is shown."
     )
 
 
