@@ -11,6 +11,7 @@ by up to a pixel along the boundary.
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ Rle = dict[str, Any]
 # Float values of one chunk of whole canvases: 64 MiB.
 _CHEAP_CANVAS_PX = 280 * 280
 _CANVAS_VALUES = 1 << 24
+_ENCODED_TOGETHER = 32
 # Six-bit digits from "0" on; those from "P" on say that their number goes on, which the last one must not.
 _COUNTS = re.compile(rb"[0-o]*[0-O]")
 # pycocotools counts the RLEs of one `area` call in a uint8.
@@ -114,11 +116,12 @@ def encode_pasted(
     probabilities: Tensor, boxes: Tensor, height: int, width: int, *, threshold: float = 0.5
 ) -> list[Rle]:
     """The RLEs of `paste`, computed on the CPU without a canvas; arguments as there."""
-    runs = [
-        _run_lengths(crop.numpy(), top, left, height, width)
-        for top, left, crop in _crops(probabilities.cpu(), boxes.cpu(), height, width, threshold)
-    ]
-    return [coco_mask.frPyObjects({"size": [height, width], "counts": r}, height, width) for r in runs]
+    crops = _crops(probabilities.cpu(), boxes.cpu(), height, width, threshold)
+    rles: list[Rle] = []
+    while chunk := list(islice(crops, _ENCODED_TOGETHER)):
+        runs = _run_lengths(chunk, height, width)
+        rles += coco_mask.frPyObjects([{"size": [height, width], "counts": own} for own in runs], height, width)
+    return rles
 
 
 def _polygons_to_rle(polygons: list[Any], height: int, width: int) -> Rle:
@@ -165,7 +168,7 @@ def _resample(probabilities: Tensor, boxes: Tensor, y: Tensor, x: Tensor) -> Ten
 
 
 def _axis_weights(pixels: Tensor, low: Tensor, high: Tensor, num_cells: int) -> Tensor:
-    """(D, len(pixels), num_cells): what each cell adds to each pixel of an axis."""
+    """(..., num_cells): what each cell adds to each pixel of an axis, on which the box reaches from low to high."""
     position = (pixels + 0.5 - low) / (high - low) * num_cells - 0.5
     cells = torch.arange(num_cells, device=pixels.device)
     return (1 - (position[..., None] - cells).abs()).clamp(min=0)
@@ -186,32 +189,67 @@ def _paste_crops(probabilities: Tensor, boxes: Tensor, height: int, width: int, 
     canvases = torch.zeros((len(boxes), height, width), dtype=torch.bool)
     crops = _crops(probabilities, boxes, height, width, threshold)
     for canvas, (top, left, crop) in zip(canvases, crops, strict=True):
-        canvas[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+        canvas[top : top + crop.shape[1], left : left + crop.shape[0]] = crop.T
     return canvases
 
 
 def _crops(
     probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Top, left and the bool crop of each pasted mask; nothing of it lies outside the crop."""
+    """Top, left and the bool crop (w, h), columns first, of each pasted mask; nothing of it lies outside the crop."""
     boxes = _without_empty(boxes)
+    probabilities = probabilities.float()
+    m = probabilities.shape[-1]
     # The outermost cells fade out over half a cell beyond the box.
-    reach = (boxes[:, 2:] - boxes[:, :2]) / (2 * probabilities.shape[-1]) + 0.5
+    reach = (boxes[:, 2:] - boxes[:, :2]) / (2 * m) + 0.5
     size = torch.tensor([width, height])
-    first = (boxes[:, :2] - reach).floor().clamp(min=torch.zeros(2), max=size).int().tolist()
-    last = (boxes[:, 2:] + reach).ceil().clamp(min=torch.zeros(2), max=size).int().tolist()
-    for i, ((left, top), (right, bottom)) in enumerate(zip(first, last, strict=True)):
-        y, x = torch.arange(top, bottom), torch.arange(left, right)
-        yield top, left, _resample(probabilities[i : i + 1], boxes[i : i + 1], y, x)[0] >= threshold
+    first = (boxes[:, :2] - reach).floor().clamp(min=torch.zeros(2), max=size).long()
+    last = (boxes[:, 2:] + reach).ceil().clamp(min=torch.zeros(2), max=size).long()
+    # The weights of all masks together: mask by mask they would take longer than the products.
+    across, down = (
+        _window_weights(first[:, axis], last[:, axis], boxes[:, axis], boxes[:, axis + 2], m) for axis in (0, 1)
+    )
+    corners = first.tolist()
+    for (left, top), cells, columns, rows in zip(corners, probabilities.mT, across, down, strict=True):
+        yield top, left, columns @ cells @ rows.T >= threshold
 
 
-def _run_lengths(crop: npt.NDArray[np.bool_], top: int, left: int, height: int, width: int) -> IntArray:
-    """Column-major run lengths, background first, of a canvas that is empty outside the crop."""
-    columns = np.zeros((crop.shape[1], height), np.bool_)
-    columns[:, top : top + crop.shape[0]] = crop.T
-    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False)) + left * height
-    runs = np.diff(edges, prepend=0, append=height * width)
-    return runs if runs[-1] else runs[:-1]
+def _window_weights(first: Tensor, last: Tensor, low: Tensor, high: Tensor, num_cells: int) -> Sequence[Tensor]:
+    """(last - first, num_cells) weights of `_axis_weights` for each mask's pixels of one axis."""
+    lengths = last - first
+    mask = torch.repeat_interleave(torch.arange(len(first)), lengths)
+    starts = torch.cumsum(lengths, 0) - lengths
+    pixels = torch.arange(len(mask)) - (starts - first)[mask]
+    return torch.split(_axis_weights(pixels, low[mask], high[mask], num_cells), lengths.tolist())
+
+
+def _run_lengths(crops: Sequence[tuple[int, int, Tensor]], height: int, width: int) -> list[IntArray]:
+    """Column-major run lengths, background first, of canvases that are empty outside their crops."""
+    shapes = np.array([crop.shape for _, _, crop in crops])
+    corners = np.array([(left, top) for top, left, _ in crops])
+    # An empty pixel after each column keeps runs of neighbouring columns, and of neighbouring masks, apart.
+    heights = shapes[:, 1] + 1
+    ends = np.cumsum(shapes[:, 0] * heights)
+    starts = ends - shapes[:, 0] * heights
+    pixels = np.zeros(1 + ends[-1], np.bool_)
+    for (_, _, crop), start, end in zip(crops, starts, ends, strict=True):
+        pixels[1 + start : 1 + end].reshape(len(crop), crop.shape[1] + 1)[:, :-1] = crop.numpy()
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1])
+    mask = np.searchsorted(ends, edges, side="right")
+    column, row = np.divmod(edges - starts[mask], heights[mask])
+    # Their places in the canvases, laid out one after the other with a pixel between them.
+    places = (corners[mask, 0] + column) * height + corners[mask, 1] + row + mask * (height * width + 1)
+    # A crop as high as the image: a run goes on in the next column where one ends at its foot.
+    goes_on = np.flatnonzero(places[1:] == places[:-1])
+    if len(goes_on):
+        keep = np.ones(len(places), np.bool_)
+        keep[goes_on] = keep[goes_on + 1] = False
+        places, mask = places[keep], mask[keep]
+    runs = []
+    for i, own in enumerate(np.split(places, np.searchsorted(mask, np.arange(1, len(crops))))):
+        own = np.diff(own - i * (height * width + 1), prepend=0, append=height * width)
+        runs.append(own if own[-1] else own[:-1])
+    return runs
 
 
 def _shortened(value: Any) -> str:

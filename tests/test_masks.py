@@ -177,13 +177,15 @@ def test_paste_on_a_gpu_equals_the_cpu() -> None:
 @pytest.mark.parametrize("threshold", [0.02, 0.5])
 def test_encode_pasted_equals_the_encoded_canvas(threshold: float) -> None:
     probabilities, boxes = random_masks(6, 80)
-    boxes[0] = torch.tensor([-5.0, -5.0, 45.0, 45.0])  # all pixels, so a run crosses columns and reaches the end
-    probabilities[0] = 1
+    # All pixels of two neighbours, so that a run crosses columns, reaches the end and must not go on in the next mask.
+    boxes[:2] = torch.tensor([-5.0, -5.0, 45.0, 45.0])
+    probabilities[:2] = 1
     canvases = paste(probabilities, boxes, 30, 36, threshold=threshold)
     rles = encode_pasted(probabilities, boxes, 30, 36, threshold=threshold)
     assert rles == [coco_mask.encode(np.asfortranarray(c.numpy().astype(np.uint8))) for c in canvases]
     assert canvases[0].all()
-    assert not canvases[1:].flatten(1).any(dim=1).all()  # some boxes lie outside
+    assert canvases[1].all()
+    assert not canvases[2:].flatten(1).any(dim=1).all()  # some boxes lie outside
 
 
 @pytest.mark.parametrize(
