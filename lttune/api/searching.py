@@ -31,7 +31,8 @@ def run_search(
         spec: of `load_spec`.
         study: name of the study, a folder of `out`; or a path.
         trainable: of a method of one's own, the same as `load_spec` had.
-        mlflow: also send everything to the MLflow store of `out`; `trials.jsonl` is written in any case.
+        mlflow: also send everything to MLflow: to the store that MLFLOW_TRACKING_URI names, else that of `out`;
+            `trials.jsonl` is written in any case.
         resume: go on with the study where it exists; its own spec is taken then.
         listener: told of progress.
 

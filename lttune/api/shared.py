@@ -52,5 +52,6 @@ def tracker_opener(out: Path, *, mlflow: bool) -> Callable[[Path], Sequence[Trac
 
 def open_mlflow(out: Path, folder: Path) -> Tracker:
     from lttune.tracking.mlflow import MlflowTracker
+    from lttune.tracking.store import experiment_name, study_store
 
-    return MlflowTracker(f"sqlite:///{out / 'mlflow.db'}", experiment="lttune", folder=folder)
+    return MlflowTracker(study_store(folder, out), experiment=experiment_name(), folder=folder)

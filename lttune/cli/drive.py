@@ -15,14 +15,10 @@ from lttune.spec.search import SearchSpec
 from lttune.tracking.base import Tracker
 from lttune.tracking.jsonl import JsonlTracker
 from lttune.tracking.mlflow import MlflowTracker
+from lttune.tracking.store import experiment_name, study_store
 from lttune.tuning.search import resume_search, run_search
 from lttune.tuning.study import StudyFolder
 from trainables import recipe_of, trainable_for
-
-
-def store_uri(out: Path) -> str:
-    """The MLflow store of an output folder."""
-    return f"sqlite:///{(out / 'mlflow.db').absolute()}"
 
 
 @contextmanager
@@ -39,18 +35,19 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def drive(folder: StudyFolder, out: Path, spec: SearchSpec | None, *, as_json: bool) -> int:
-    """Run a new search, or resume one where `spec` is None.
+def drive(folder: StudyFolder, out: Path, spec: SearchSpec | None, *, as_json: bool, mlflow: str | None = None) -> int:
+    """Run a new search, or resume one where `spec` is None; `mlflow` is the store to send it to, if one is named.
 
     Returns:
         The exit code: 0, or 1 where no trial is COMPLETE.
     """
     methods = (spec or folder.load_spec(needs_files=False, recipe_of=recipe_of)).methods
     cache = out.absolute() / "cache"
+    store = study_store(folder.path, out, mlflow)
 
     def open_trackers(path: Path) -> list[Tracker]:
         # `trials.jsonl` comes last: a resumed search takes a trial that is in it for known to all.
-        return [MlflowTracker(store_uri(out), experiment="lttune", folder=path), JsonlTracker(path)]
+        return [MlflowTracker(store, experiment=experiment_name(), folder=path), JsonlTracker(path)]
 
     try:
         with _terminable(), choose_view() as view:

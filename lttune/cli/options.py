@@ -21,6 +21,11 @@ OUT_OPTION = click.option(
     show_default="lttune_runs, or LTTUNE_OUT",
     help="Folder of all studies, of the MLflow store and of the shared cache.",
 )
+MLFLOW_OPTION = click.option(
+    "--mlflow",
+    metavar="URI",
+    help="MLflow store: a server, database or SQLite file; else MLFLOW_TRACKING_URI, that of last time, or OUT's.",
+)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lttune.cli.options import JSON_OPTION, OUT_OPTION, load_runnable, spec_options
+from lttune.cli.options import JSON_OPTION, MLFLOW_OPTION, OUT_OPTION, load_runnable, spec_options
 
 
 @click.command(epilog="SPEC is a file, or the name of a space that comes with lttune: `lttune search acsl`.")
@@ -14,6 +14,7 @@ from lttune.cli.options import JSON_OPTION, OUT_OPTION, load_runnable, spec_opti
 @click.option("--trials", type=click.IntRange(min=1), help="Number of trials, failed ones included.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the sampler and of training.")
 @click.option("--backend", type=click.Choice(["auto", "torchvision", "detectron2"]), help="Detector backend.")
+@MLFLOW_OPTION
 @spec_options
 @JSON_OPTION
 def command(
@@ -23,6 +24,7 @@ def command(
     trials: int | None,
     seed: int | None,
     backend: str | None,
+    mlflow: str | None,
     on: str | None,
     overrides: dict[str, str],
     data_root: Path | None,
@@ -41,4 +43,4 @@ def command(
             "numbers of trials. To rank them, search each by itself and use: lttune compare",
             err=True,
         )
-    return drive(find_study(study or Path(spec).stem, out), out, loaded, as_json=as_json)
+    return drive(find_study(study or Path(spec).stem, out), out, loaded, as_json=as_json, mlflow=mlflow)

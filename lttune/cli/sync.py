@@ -4,16 +4,17 @@ from pathlib import Path
 
 import click
 
-from lttune.cli.options import OUT_OPTION
+from lttune.cli.options import MLFLOW_OPTION, OUT_OPTION
 
 
 @click.command()
 @click.argument("study", required=False)
 @OUT_OPTION
-def command(study: str | None, out: Path) -> int:
+@MLFLOW_OPTION
+def command(study: str | None, out: Path, mlflow: str | None) -> int:
     """Send MLflow the events that it missed; without STUDY, those of every study of OUT."""
-    from lttune.cli.drive import store_uri
     from lttune.tracking.mlflow import sync
+    from lttune.tracking.store import study_store
     from lttune.tuning.study import find_study, known_studies
 
     folders = [find_study(study, out)] if study else list(known_studies(out))
@@ -23,7 +24,7 @@ def command(study: str | None, out: Path) -> int:
         if folder.is_driven():
             click.echo(f"{folder.name}: driven by {folder.holder()}, which sends its events itself.")
             continue
-        result = sync(folder.path, store_uri(out))
+        result = sync(folder.path, study_store(folder.path, out, mlflow))
         remaining += result.remaining
         refused = f", {result.refused} refused" if result.refused else ""
         why = f" ({result.reason})" if result.reason else ""

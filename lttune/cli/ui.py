@@ -12,32 +12,34 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from lttune.cli.options import OUT_OPTION
+from lttune.cli.options import MLFLOW_OPTION, OUT_OPTION
 
 
 @click.command()
 @click.argument("study", required=False)
 @OUT_OPTION
+@MLFLOW_OPTION
 @click.option("--optuna", "is_optuna", is_flag=True, help="Optuna's dashboard of STUDY, on a copy: read only.")
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
-def command(study: str | None, out: Path, is_optuna: bool, port: int) -> int:
-    """Open MLflow's pages for the store in OUT, on 127.0.0.1 until Ctrl-C.
+def command(study: str | None, out: Path, mlflow: str | None, is_optuna: bool, port: int) -> int:
+    """Open MLflow's pages for the store in OUT, or for another one, on 127.0.0.1 until Ctrl-C.
 
     With --optuna, Optuna's dashboard of STUDY, a name under OUT or a path.
     """
     if is_optuna != (study is not None):
         raise click.UsageError("--optuna needs a STUDY, and only it takes one: lttune ui --optuna STUDY")
-    return _show_mlflow(out, port) if study is None else _show_optuna(study, out, port)
+    return _show_mlflow(out, mlflow, port) if study is None else _show_optuna(study, out, port)
 
 
-def _show_mlflow(out: Path, port: int) -> int:
-    from lttune.cli.drive import store_uri
+def _show_mlflow(out: Path, mlflow: str | None, port: int) -> int:
     from lttune.errors import StudyError
-    from lttune.tracking.store import ENVIRONMENT, ui_command
+    from lttune.tracking.store import ENVIRONMENT, database_file, study_store, ui_command
 
-    if not (out / "mlflow.db").is_file():
-        raise StudyError(f"there is no MLflow store in {out}; start a search first: lttune search acsl")
-    return _serve(ui_command(store_uri(out), port), port, ENVIRONMENT)
+    store = study_store(out, out, mlflow)
+    file = database_file(store)
+    if file is not None and not file.is_file():
+        raise StudyError(f"there is no MLflow store {file}; start a search first: lttune search acsl")
+    return _serve(ui_command(store, port), port, ENVIRONMENT)
 
 
 def _show_optuna(study: str, out: Path, port: int) -> int:

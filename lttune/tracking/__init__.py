@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lttune.tracking.base import Tracker
 from lttune.tracking.jsonl import JsonlTracker, read_trials
 from lttune.tracking.mlflow import MlflowTracker, SyncResult, sync
-from lttune.tracking.store import redact, store_uri, ui_command
+from lttune.tracking.store import experiment_name, redact, store_uri, study_store, ui_command
 
 TRACKERS: Mapping[str, type[Tracker]] = {
     "jsonl": JsonlTracker,
@@ -18,9 +18,11 @@ __all__ = [
     "MlflowTracker",
     "SyncResult",
     "Tracker",
+    "experiment_name",
     "read_trials",
     "redact",
     "store_uri",
+    "study_store",
     "sync",
     "ui_command",
 ]

@@ -24,7 +24,15 @@ from lttune.errors import StudyError
 from lttune.tracking.base import NOTHING, StudyEnd, Tracker, TrialEnd, finite
 from lttune.tracking.names import cut_lines, flat_params, key, tags_by_key
 from lttune.tracking.spool import Spool
-from lttune.tracking.store import ENVIRONMENT, artifact_folder, check_database, database_file, redact, store_uri
+from lttune.tracking.store import (
+    ENVIRONMENT,
+    artifact_folder,
+    check_database,
+    database_file,
+    redact,
+    remember_store,
+    store_uri,
+)
 
 STUDY_TAG, TRIAL_TAG, PARENT_TAG = "lttune.study", "lttune.trial", "mlflow.parentRunId"
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "STOPPED": "KILLED", "FAIL": "FAILED"}
@@ -61,6 +69,7 @@ class MlflowTracker(Tracker):
     def __init__(self, uri: str, experiment: str, folder: Path) -> None:
         self._sender = _Sender(store_uri(uri), Spool(folder))
         self._spool = self._sender.spool
+        remember_store(folder, self._sender.uri)
         self._folder, self._experiment, self._study = folder, experiment, folder.name
         self._param_names = NOTHING
         self._num_lost = 0
@@ -262,7 +271,9 @@ class _Sender:
 
     def _find_runs(self, experiment: str, study: str) -> "_StudyRuns":
         if self._runs is None or (self._runs.experiment, self._runs.study) != (experiment, study):
-            self._runs = _StudyRuns(_connect(self.uri), self.uri, experiment, study)
+            # The spool lies in the study's folder.
+            artifacts = artifact_folder(self.uri, out=self.spool.file.parent.parent)
+            self._runs = _StudyRuns(_connect(self.uri), artifacts, experiment, study)
         return self._runs
 
 
@@ -280,13 +291,14 @@ class _Run:
 class _StudyRuns:
     """The runs of one study, and the one place that writes to them.
 
-    Creating it asks MLflow for the runs that exist, so that none is made twice. `client` is an MlflowClient.
+    Creating it asks MLflow for the runs that exist, so that none is made twice. `client` is an MlflowClient;
+    `artifacts` is where those of a new experiment go, None where the server decides.
     """
 
-    def __init__(self, client: Any, uri: str, experiment: str, study: str) -> None:
+    def __init__(self, client: Any, artifacts: Path | None, experiment: str, study: str) -> None:
         self.experiment, self.study = experiment, study
         self._client = client
-        self._experiment_id = self._find_experiment(uri)
+        self._experiment_id = self._find_experiment(artifacts)
         self._runs = self._find_runs()
 
     def put(self, event: Mapping[str, Any]) -> None:
@@ -312,11 +324,10 @@ class _StudyRuns:
                 run.status = STATUS[event["state"]]
                 self._client.set_terminated(run.run_id, status=run.status, end_time=time_ms)
 
-    def _find_experiment(self, uri: str) -> str:
+    def _find_experiment(self, artifacts: Path | None) -> str:
         found = self._client.get_experiment_by_name(self.experiment)
         if found is None:
-            folder = artifact_folder(uri)
-            location = None if folder is None else folder.as_uri()
+            location = None if artifacts is None else artifacts.absolute().as_uri()
             # Without its kind MLflow's pages open an experiment as if it were one of language models.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return str(self._client.create_experiment(self.experiment, artifact_location=location, tags=kind))

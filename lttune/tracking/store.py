@@ -1,5 +1,6 @@
 """Where MLflow keeps its runs, and how to look at them."""
 
+import os
 import re
 import sqlite3
 import sys
@@ -19,6 +20,10 @@ ENVIRONMENT = {
     # The page needs no job runner, which is a second process that outlives a killed server.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+
+# Names a store and an experiment where the command line does not.
+URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
+_CHOSEN = "mlflow_store.txt"
 
 _USER_INFO = re.compile(r"(?<=://)[^\s'\"/][^\s'\"]*@")
 _SECRET_FIELD = re.compile(r"(?i)((?:password|passwd|pwd|token|secret|signature|sig|api_?key)=)[^&\s'\"]+")
@@ -45,15 +50,55 @@ def store_uri(where: str | Path) -> str:
     return f"sqlite:///{Path(text).expanduser().resolve()}"
 
 
+def out_store(out: Path) -> str:
+    """The store of an output folder, used where nobody names another one."""
+    return f"sqlite:///{(out / 'mlflow.db').absolute()}"
+
+
+def study_store(folder: Path, out: Path, given: str | None = None) -> str:
+    """The store that a study's runs go to: the given one, MLFLOW_TRACKING_URI, that of last time, or that of `out`.
+
+    Raises:
+        InputError: the chosen one holds no runs; or that of last time needs a password, which is not kept.
+    """
+    if chosen := given or os.environ.get(URI_VARIABLE):
+        uri = store_uri(chosen)
+        if (database := database_file(uri)) and database.is_dir():
+            raise InputError(f"MLflow store {chosen} is a folder; name a database in it: {database / 'mlflow.db'}")
+        return uri
+    file = folder / _CHOSEN
+    if not file.is_file():
+        return out_store(out)
+    chosen = file.read_text(encoding="utf-8").strip()
+    if "***" in chosen:
+        raise InputError(
+            f"study '{folder.name}' goes to the MLflow store {chosen}, whose password is not kept; give --mlflow or "
+            f"{URI_VARIABLE} again."
+        )
+    return store_uri(chosen)
+
+
+def remember_store(folder: Path, uri: str) -> None:
+    """Keep, without a password, where a study's runs go, for its next `resume` or `sync`."""
+    (folder / _CHOSEN).write_text(f"{redact(uri)}\n", encoding="utf-8")
+
+
+def experiment_name() -> str:
+    """The MLflow experiment of all studies: what MLFLOW_EXPERIMENT_NAME says, else lttune."""
+    return os.environ.get(EXPERIMENT_VARIABLE) or "lttune"
+
+
 def database_file(uri: str) -> Path | None:
     """The file of a SQLite store; None where the store is a server."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
 
 
-def artifact_folder(uri: str) -> Path | None:
-    """The folder of artifacts beside a SQLite store; None where a server decides."""
+def artifact_folder(uri: str, *, out: Path) -> Path | None:
+    """The folder of artifacts: beside a SQLite store, in `out` for another database; None where a server decides."""
+    if re.match(r"https?://|databricks(://|$)", uri):
+        return None
     file = database_file(uri)
-    return None if file is None else file.parent / "mlflow_artifacts"
+    return (out if file is None else file.parent) / "mlflow_artifacts"
 
 
 def check_database(uri: str) -> None:
@@ -86,6 +131,6 @@ def ui_command(where: str | Path, port: int) -> list[str]:
         )
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    if folder := artifact_folder(uri):
+    if (file := database_file(uri)) and (folder := artifact_folder(uri, out=file.parent)):
         command += ["--artifacts-destination", folder.as_uri()]
     return command

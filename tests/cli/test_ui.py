@@ -28,10 +28,10 @@ def test_a_copy_has_whole_lines_alone(study: Path, tmp_path: Path) -> None:
     assert (tmp_path / "copy").read_bytes() == b""
 
 
-def test_without_a_store_there_is_nothing_to_show(lttune: Callable[..., Any]) -> None:
+def test_without_a_store_there_is_nothing_to_show(lttune: Callable[..., Any], tmp_path: Path) -> None:
     ran = lttune("ui")
     assert (ran.code, ran.out) == (2, "")
-    assert "there is no MLflow store in lttune_runs" in ran.err
+    assert f"there is no MLflow store {tmp_path}/lttune_runs/mlflow.db" in ran.err
 
 
 @pytest.mark.parametrize("arguments", [["--optuna"], ["acsl"]])

@@ -9,7 +9,17 @@ from urllib.error import URLError
 import pytest
 
 from lttune.errors import InputError
-from lttune.tracking.store import ENVIRONMENT, artifact_folder, check_database, redact, store_uri, ui_command
+from lttune.tracking.store import (
+    ENVIRONMENT,
+    artifact_folder,
+    check_database,
+    experiment_name,
+    redact,
+    remember_store,
+    store_uri,
+    study_store,
+    ui_command,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +55,43 @@ def test_a_uri_that_holds_no_runs_is_refused_without_its_password() -> None:
 
 
 def test_artifacts_lie_beside_a_database_and_where_a_server_wants_them(tmp_path: Path) -> None:
-    assert artifact_folder(store_uri(tmp_path / "mlflow.db")) == tmp_path / "mlflow_artifacts"
-    assert artifact_folder("http://127.0.0.1:5000") is None
+    out = tmp_path / "out"
+    assert artifact_folder(store_uri(tmp_path / "mlflow.db"), out=out) == tmp_path / "mlflow_artifacts"
+    assert artifact_folder("postgresql://db/runs", out=out) == out / "mlflow_artifacts"
+    assert artifact_folder("http://127.0.0.1:5000", out=out) is None
+
+
+def test_a_study_goes_where_it_is_told_and_then_where_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    study = tmp_path / "study"
+    study.mkdir()
+    assert study_store(study, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+
+    remember_store(study, "http://127.0.0.1:5000")
+    assert study_store(study, tmp_path) == "http://127.0.0.1:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5001")
+    assert study_store(study, tmp_path) == "http://127.0.0.1:5001"
+    assert study_store(study, tmp_path, "http://127.0.0.1:5002") == "http://127.0.0.1:5002"
+
+
+def test_a_password_is_not_kept_and_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    remember_store(tmp_path, "postgresql://ann:pass@db/runs")
+    assert not [file for file in tmp_path.iterdir() if "pass" in file.read_text()]
+    with pytest.raises(InputError, match=r"give --mlflow or MLFLOW_TRACKING_URI again"):
+        study_store(tmp_path, tmp_path)
+
+
+def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is a folder; name a database in it"):
+        study_store(tmp_path, tmp_path, str(tmp_path))
+
+
+def test_the_experiment_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    assert experiment_name() == "lttune"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "birds")
+    assert experiment_name() == "birds"
 
 
 def test_a_database_that_cannot_be_opened_fails_at_once(tmp_path: Path) -> None:
