@@ -8,6 +8,7 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lttune.data.frequency import unique_pairs
+from lttune.data.parts import parse_in_parts
 from lttune.data.records import (
     ANYTHING,
     BOX,
@@ -36,6 +38,7 @@ from lttune.data.records import (
     numbers_of,
     shortened,
 )
+from lttune.data.segmentations import PackedSegmentations
 from lttune.errors import DataError
 from lttune.masks import decode, to_rle
 from lttune.types import GROUP_LETTERS, Annotations, IntArray, Target
@@ -94,7 +97,10 @@ def parse_json(text: bytes, source: str) -> object:
 def annotations_from_text(text: bytes, source: str, *, require_federated: bool = True) -> Annotations:
     """The annotations of a file's bytes; `source` names it in messages. See `load_annotations`."""
     with paused_collector():
-        return annotations_from_document(parse_json(text, source), source, require_federated=require_federated)
+        parsed = parse_in_parts(text)
+        document, packed = (parse_json(text, source), None) if parsed is None else parsed
+        annotations = annotations_from_document(document, source, require_federated=require_federated)
+        return annotations if packed is None else replace(annotations, segmentations=PackedSegmentations(packed))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ class PackedSegmentations(Sequence[Any]):
     """Reads the columns that `pack_segmentations` made; coordinates come back as floats."""
 
     def __init__(self, columns: Columns) -> None:
+        self.columns = columns
         self._kinds = columns["segmentation_kind"]
         self._part_start = columns["segmentation_part_start"]
         self._number_start = columns["segmentation_number_start"]
@@ -60,10 +61,15 @@ def pack_segmentations(segmentations: Sequence[Any]) -> dict[str, npt.NDArray[An
     """Columns of polygons, RLEs and absent segmentations; what has another form is kept as JSON, to be refused where
     it is used.
 
+    Args:
+        segmentations: as they stand in a file; packed ones keep their columns.
+
     Returns:
         segmentation_kind (A,), segmentation_part_start (A + 1,), segmentation_number_start (P + 1,),
         segmentation_numbers (V,) float64, segmentation_text_start (A + 1,), segmentation_text (T,) uint8.
     """
+    if isinstance(segmentations, PackedSegmentations):
+        return dict(segmentations.columns)
     kinds: list[int] = []
     parts: list[Sequence[float]] = []
     num_parts: list[int] = []
@@ -93,6 +99,19 @@ def pack_segmentations(segmentations: Sequence[Any]) -> dict[str, npt.NDArray[An
         "segmentation_text_start": _starts(list(map(len, texts))),
         "segmentation_text": np.frombuffer(b"".join(texts), np.uint8),
     }
+
+
+def join_segmentations(parts: Sequence[Columns]) -> dict[str, npt.NDArray[Any]]:
+    """The columns of several lists of segmentations, one after the other."""
+    joined: dict[str, npt.NDArray[Any]] = {}
+    for name in parts[0]:
+        if name.endswith("_start"):
+            ends = np.cumsum([0, *(part[name][-1] for part in parts)])
+            inner = [part[name][:-1] + end for part, end in zip(parts, ends, strict=False)]
+            joined[name] = np.concatenate([*inner, ends[-1:]])
+        else:
+            joined[name] = np.concatenate([part[name] for part in parts])
+    return joined
 
 
 def _kind(segmentation: Any) -> int:

@@ -8,19 +8,22 @@ The pipe gives one JSON line of [process id, time of its start] pairs; its end m
 """
 
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil  # type: ignore[import-untyped]
 
 _GRACE_S = 2.0
+# Pauses between two looks for more: Ray starts some of its processes, workers above all, after it says it is ready.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
 
 @contextmanager
 def guarded_children() -> Iterator[None]:
-    """Watch over every process that this one has started so far; should it be killed in the block, they end too."""
+    """Watch over every process that this one has started so far, and over theirs; if it is killed, they end too."""
     children = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -47,20 +50,35 @@ def guarded_children() -> Iterator[None]:
 
 
 def main() -> None:
-    known = json.loads(sys.stdin.readline())
-    sys.stdin.read()
-    left = []
+    known = {(pid, began) for pid, began in json.loads(sys.stdin.readline())}
+    pause_s = _FIRST_PAUSE_S
+    while not select.select([sys.stdin], [], [], pause_s)[0]:
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        known |= _children_of(known)
+    known |= _children_of(known)
+    _, left = psutil.wait_procs(_alive(known), timeout=_GRACE_S)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _children_of(known: set[tuple[int, float]]) -> set[tuple[int, float]]:
+    found = set()
+    for process in _alive(known):
+        with suppress(psutil.NoSuchProcess):
+            found |= {(child.pid, child.create_time()) for child in process.children()}
+    return found
+
+
+def _alive(known: set[tuple[int, float]]) -> list[psutil.Process]:
+    alive = []
     for pid, began in known:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             # Process ids are used again; the time of the start tells two of them apart.
             if process.create_time() == began:
-                left.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    _, left = psutil.wait_procs(left, timeout=_GRACE_S)
-    for process in left:
-        process.kill()
+                alive.append(process)
+    return alive
 
 
 if __name__ == "__main__":
