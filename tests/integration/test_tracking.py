@@ -56,7 +56,7 @@ def check_whole(client: Any, study: str) -> None:
         files = {file.path for file in client.list_artifacts(run.info.run_id)}
         assert files >= {"config.yaml", "per_category.csv"}
     files = {file.path for file in client.list_artifacts(parents[0].info.run_id)}
-    assert files >= {"spec.yaml", "best_config.yaml", "history.svg", "ap_by_frequency.svg"}
+    assert files >= {"spec.yaml", "best_config.yaml", "history.svg"}
 
 
 def test_killed_and_resumed_three_times(prepared: Any) -> None:
