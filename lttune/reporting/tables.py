@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lttune.reporting.compare import Comparison, Difference, StudySummary
+from lttune.reporting.compare import BASELINES, Comparison, Difference, StudySummary
 from lttune.reporting.records import Arm
 from lttune.reporting.statistics import Estimate
 from lttune.reporting.text import DASH, duration, number
@@ -76,7 +76,9 @@ def _measured(comparison: Comparison) -> Table:
 
 
 def _arms(study: StudySummary) -> Iterator[tuple[Arm, str]]:
-    yield "trial_0", "published and best (trial 0)" if study.best == 0 else "published (trial 0)"
+    # Nobody published a baseline.
+    first = "default" if study.method in BASELINES else "published"
+    yield "trial_0", f"{first} and best (trial 0)" if study.best == 0 else f"{first} (trial 0)"
     if study.best != 0:
         yield "optimiser_only", "optimiser only"
         yield "best", "best" if study.best is None else f"best (trial {study.best})"
@@ -101,7 +103,7 @@ def _difference(found: Difference, comparison: Comparison) -> tuple[str, ...]:
 
 def _gains(comparison: Comparison) -> Table:
     return Table(
-        title="What each search gained in AP over the published values, paired by seed, and whose values brought it",
+        title="What each search gained in AP over trial 0, paired by seed, and whose values brought it",
         columns=("study", "whole gain", "of the optimiser", "of the loss"),
         rows=tuple(
             (study.name, *(change(study.gains[part]["AP"]) for part in ("total", "optimiser", "loss")))

@@ -28,7 +28,7 @@ def test_every_table_is_there(comparison: Comparison) -> None:
         ("my_study", "acsl", "optimiser only"),
         ("my_study", "acsl", "best (trial 1)"),
     ]
-    assert names[3] == ("ce", "cross_entropy", "published and best (trial 0)")
+    assert names[3] == ("ce", "cross_entropy", "default and best (trial 0)")
     assert differences.rows == (("my_study", "no seed in common yet", "–", "–", "–"),)
     assert gains.rows[0][0] == "my_study"
     assert gains.rows[0][1].startswith("+2.7 [+")
