@@ -7,6 +7,8 @@
     ├── MissingExtraError     an optional package is not installed
     ├── StudyError            a study that exists already, does not exist, or is held by another process
     ├── CacheError            a cache file is damaged and could not be rebuilt
+    ├── ClusterError          a Ray cluster is not there, refuses us, or cannot run what was submitted
+    ├── WorkerLostError       one of the processes that train a run together is gone
     └── TrialError            one trial cannot go on; the search goes on without it
         ├── NonFiniteLossError   the loss became NaN or infinite
         └── AppliedConfigError   the live objects do not carry the values that were asked for
@@ -44,6 +46,14 @@ class StudyError(LttuneError):
 
 class CacheError(LttuneError):
     """A cached file is damaged and could not be rebuilt."""
+
+
+class ClusterError(LttuneError):
+    """A Ray cluster does not answer, refuses the token, or cannot run what was submitted."""
+
+
+class WorkerLostError(LttuneError):
+    """One of the processes that train a run together is gone; from its last checkpoint the run can go on."""
 
 
 class TrialError(LttuneError):

@@ -57,18 +57,34 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
         "tiny_mask_rcnn_fpn",
         "mask_rcnn_r50_fpn",
         "mask_rcnn_r101_fpn",
+        "mask_rcnn_x101_64x4d_fpn",
         "faster_rcnn_r50_fpn",
         "faster_rcnn_r101_fpn",
+        "faster_rcnn_x101_64x4d_fpn",
     ),
-    "detectron2": ("mask_rcnn_r50_fpn", "mask_rcnn_r101_fpn", "faster_rcnn_r50_fpn", "faster_rcnn_r101_fpn"),
+    "detectron2": (
+        "mask_rcnn_r50_fpn",
+        "mask_rcnn_r101_fpn",
+        "mask_rcnn_x101_64x4d_fpn",
+        "faster_rcnn_r50_fpn",
+        "faster_rcnn_r101_fpn",
+        "faster_rcnn_x101_64x4d_fpn",
+        "cascade_mask_rcnn_r50_fpn",
+        "cascade_mask_rcnn_r101_fpn",
+        "cascade_mask_rcnn_x101_64x4d_fpn",
+        "cascade_rcnn_r50_fpn",
+        "cascade_rcnn_r101_fpn",
+        "cascade_rcnn_x101_64x4d_fpn",
+    ),
 }
 
 
 def resolve_backend(config: DetectorConfig) -> str:
-    """The backend that builds `config`; `auto` takes detectron2 where it is installed and knows the name.
+    """The backend that builds `config`; `auto` takes detectron2 where it is installed and knows the name, and where
+    torchvision cannot build it.
 
     Raises:
-        InputError: no backend, or not the one asked for, knows the name.
+        InputError: no backend, or not the one asked for, knows the name, or it cannot follow the recipe.
     """
     if config.backend == "auto":
         known = list(dict.fromkeys(name for names in ARCHITECTURES.values() for name in names))
@@ -77,10 +93,23 @@ def resolve_backend(config: DetectorConfig) -> str:
         known, by_whom = list(ARCHITECTURES[config.backend]), f"the {config.backend} backend"
     if config.name not in known:
         raise InputError(f"detector.name: '{config.name}' is not known to {by_whom}.{did_you_mean(config.name, known)}")
+    # torchvision has neither a residual block that strides in its 1x1 convolution nor a cascade; its small detector is
+    # made for no recipe but its own.
+    is_tiny = config.name not in ARCHITECTURES["detectron2"]
+    if is_tiny and (config.recipe, config.roi_align) != ("backend", "backend"):
+        raise InputError(
+            f"detector.name: '{config.name}' follows no recipe; leave out detector.recipe and detector.roi_align."
+        )
+    if config.backend == "torchvision" and config.recipe == "d2":
+        raise InputError(
+            "detector.recipe is d2, which strides in the 1x1 convolution, as torchvision's ResNets cannot; use "
+            "detector.backend: detectron2, or detector.recipe: mmdet."
+        )
     if config.backend != "auto":
         return config.backend
-    is_full_strength = config.name in ARCHITECTURES["detectron2"] and find_spec("detectron2") is not None
-    return "detectron2" if is_full_strength else "torchvision"
+    can_torchvision = config.name in ARCHITECTURES["torchvision"] and config.recipe != "d2"
+    has_detectron2 = find_spec("detectron2") is not None
+    return "torchvision" if is_tiny or (can_torchvision and not has_detectron2) else "detectron2"
 
 
 def build_detector(

@@ -39,6 +39,7 @@ def augmenting_rows(
     pool: Callable[[list[Tensor]], Tensor],
     encode: Callable[[Tensor, Tensor], Tensor],
     generator: torch.Generator,
+    image_generators: Sequence[torch.Generator] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Let the augmenter store this batch's boxes, then draw its rows.
 
@@ -48,13 +49,19 @@ def augmenting_rows(
         image_sizes: (H, W) of the images, without padding.
         pool: boxes (k, 4) per image to box features (K, D).
         encode: ground-truth boxes (K, 4) and boxes (K, 4) to regression targets (K, 4).
-        generator: source of the draws.
+        generator: source of the draws of rows.
+        image_generators: of each image, source of the draws of its boxes; `generator` for all by default.
 
     Returns:
         features (R, D), labels (R,) and regression targets (R, 4).
     """
     boxes, labels, goals = [], [], []
-    for own, target in zip(augmenter.boxes(targets, image_sizes, generator), targets, strict=True):
+    if image_generators is None:
+        copies = augmenter.boxes(targets, image_sizes, generator)
+    else:
+        alone = zip(targets, image_sizes, image_generators, strict=True)
+        copies = [augmenter.boxes([target], [size], own)[0] for target, size, own in alone]
+    for own, target in zip(copies, targets, strict=True):
         own, instance = copies_with_area(own, len(target.boxes))
         boxes.append(own)
         labels.append(target.labels[instance])

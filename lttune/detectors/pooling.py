@@ -23,23 +23,35 @@ class AlignPool(nn.Module):
         size: s.
         second_side: a RoI of at least the area of this square (pixels) goes to the second map, of twice its side to
             the third, and so on.
-        samples: per bin and axis.
+        samples: per bin and axis, 0 for as many as there are pixels.
+        is_aligned: whether the middle of pixel 0 lies at 0.5, else at 0.
+        margin: how many pixels boxes are wider and higher than their corners say.
     """
 
-    def __init__(self, strides: Mapping[str, int], *, size: int, second_side: float, samples: int) -> None:
+    def __init__(
+        self,
+        strides: Mapping[str, int],
+        *,
+        size: int,
+        second_side: float,
+        samples: int,
+        is_aligned: bool = False,
+        margin: int = 0,
+    ) -> None:
         super().__init__()
         self.strides = dict(strides)
         self.size, self.second_side, self.samples = size, second_side, samples
+        self.is_aligned, self.margin = is_aligned, margin
 
     def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        rois = torch.cat(list(boxes))
+        rois = widened(torch.cat(list(boxes)), self.margin)
         levels = _levels(rois, self.second_side, num_levels=len(self.strides))
         rows = torch.cat([_image_of(boxes)[:, None].to(rois), rois], dim=1)
         some_map = features[next(iter(self.strides))]
         pooled = some_map.new_zeros(len(rois), some_map.shape[1], self.size, self.size)
         for level, (name, stride) in enumerate(self.strides.items()):
             here = torch.nonzero(levels == level)[:, 0]
-            pooled[here] = roi_align(features[name], rows[here], self.size, 1 / stride, self.samples)
+            pooled[here] = roi_align(features[name], rows[here], self.size, 1 / stride, self.samples, self.is_aligned)
         return pooled
 
 
@@ -92,6 +104,11 @@ class BilinearPool(nn.Module):
         rows = lines[:, :, None, :, None] + columns[:, None, :, None, :]
         weights = y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]
         return rows.reshape(-1, 4), weights.reshape(-1, 4)
+
+
+def widened(boxes: Tensor, margin: int) -> Tensor:
+    """Boxes (R, 4) with the lower right corner moved outwards: mmdetection 1 counts the pixel that it lies in."""
+    return boxes + boxes.new_tensor([0, 0, margin, margin]) if margin else boxes
 
 
 def _image_of(boxes: Sequence[Tensor]) -> Tensor:

@@ -37,7 +37,7 @@ def select_detections(
     num_candidates = max_dets * _CANDIDATES_PER_DETECTION
     while True:
         is_last = num_candidates >= len(values)
-        best = above if is_last else above[values >= values.topk(num_candidates, sorted=False).values.min()]
+        best = above if is_last else above[_best(values, num_candidates)]
         # A stable sort of ascending flat indices keeps that order among equal scores, as does NMS itself.
         best_scores, order = flat_scores[best].sort(descending=True, stable=True)
         best = best[order]
@@ -48,6 +48,13 @@ def select_detections(
         if is_last or len(kept) == max_dets:
             return rows[kept], labels[kept], best_scores[kept]
         num_candidates *= 2
+
+
+def _best(values: Tensor, num: int) -> Tensor:
+    """Indices of the `num` greatest values, the first ones among equals, those of each value in ascending order."""
+    least = values.topk(num, sorted=False).values.min()
+    greater = torch.nonzero(values > least)[:, 0]
+    return torch.cat([greater, torch.nonzero(values == least)[: num - len(greater), 0]])
 
 
 def _nms_by_category(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float) -> Tensor:

@@ -4,13 +4,17 @@ Shape letters: P proposals of one image, M instances of one image, R drawn RoIs,
 categories.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from lttune.detectors.scopes import seeded
+from lttune.losses.base import at_least_float32
+from lttune.losses.distributed import mean_over_all_rows
 from lttune.types import Target
 
 
@@ -60,6 +64,33 @@ def sample_rois(
     return torch.cat([positives, draw(torch.nonzero(labels == num_classes)[:, 0], num_rois - len(positives))])
 
 
+class AnchorSampler:
+    """torchvision's draw of the anchors that the RPN trains on, from the global generator.
+
+    Args:
+        draw: torchvision's own, a `BalancedPositiveNegativeSampler`.
+
+    Attributes:
+        seeds: of each image of the next call; None draws for one image after the other.
+        num_drawn: anchors of the last call, which the RPN's losses are means over.
+    """
+
+    def __init__(self, draw: Callable[[list[Tensor]], tuple[list[Tensor], list[Tensor]]]) -> None:
+        self._draw = draw
+        self.seeds: Sequence[int] | None = None
+        self.num_drawn = 0
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        positives, negatives = [], []
+        for i, labels in enumerate(matched_idxs):
+            with nullcontext() if self.seeds is None else seeded(self.seeds[i], labels.device):
+                (positive,), (negative,) = self._draw([labels])
+            positives.append(positive)
+            negatives.append(negative)
+        self.num_drawn = sum(int(mask.sum()) for mask in (*positives, *negatives))
+        return positives, negatives
+
+
 def image_numbers(num_rows: Sequence[int], *, device: torch.device) -> Tensor:
     """(N,) int64, of each row of a batch the number of its image.
 
@@ -83,4 +114,5 @@ def box_regression_loss(deltas: Tensor, labels: Tensor, box_targets: Tensor, *, 
     if deltas.shape[1] != 4:
         own = torch.arange(len(deltas), device=deltas.device)
         deltas = deltas.view(len(deltas), deltas.shape[1] // 4, 4)[own, labels]
-    return F.smooth_l1_loss(deltas, box_targets, beta=beta, reduction="sum") / max(num_rows, 1)
+    loss = F.smooth_l1_loss(at_least_float32(deltas), box_targets, beta=beta, reduction="sum") / max(num_rows, 1)
+    return mean_over_all_rows(loss, num_rows)

@@ -9,6 +9,7 @@ C foreground categories, m mask side.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,11 @@ from lttune.detectors.augment import MEMORY_ROW, augmenting_rows
 from lttune.detectors.base import ClassificationStage, DetectorConfig, PartName, TrainRois
 from lttune.detectors.classifiers import build_classifier, build_regressor
 from lttune.detectors.roi_detector import RoiDetector
-from lttune.detectors.rois import image_numbers, match_rois, sample_rois
-from lttune.detectors.scopes import draw_seed, seeded, training_flag
-from lttune.detectors.trunks import ARCHITECTURES
+from lttune.detectors.rois import AnchorSampler, image_numbers, match_rois, sample_rois
+from lttune.detectors.scopes import draw_seed, image_generators, seeded, training_flag
+from lttune.detectors.trunks import ARCHITECTURES, SMOOTH_L1_BETA
 from lttune.losses.base import ClassificationLoss
+from lttune.losses.distributed import mean_over_all_rows
 from lttune.types import Target
 
 # Of the coarsest map in use; padding to it makes the strides of all maps exact.
@@ -42,8 +44,6 @@ class TorchvisionDetector(RoiDetector):
         make_loss: gives the classification loss.
     """
 
-    _smooth_l1_beta = 1 / 9  # as in torchvision's detectors
-
     def __init__(
         self, config: DetectorConfig, *, num_classes: int, make_loss: Callable[[], ClassificationLoss]
     ) -> None:
@@ -52,7 +52,13 @@ class TorchvisionDetector(RoiDetector):
         self.num_classes = num_classes
         trunk = ARCHITECTURES[config.name](config, num_classes)
         self._fixed = tuple(p for p in trunk.backbone.parameters() if not p.requires_grad)
+        self._steady = trunk.steady
+        self._smooth_l1_beta = SMOOTH_L1_BETA if config.box_loss_beta is None else config.box_loss_beta
         self.backbone, self.rpn, self.rpn_levels = trunk.backbone, trunk.rpn, trunk.rpn_levels
+        self._anchor_sampler = AnchorSampler(cast(Any, self.rpn.fg_bg_sampler))
+        self.rpn.fg_bg_sampler = cast(Any, self._anchor_sampler)
+        # torchvision decodes boxes in the type of the head's outputs, and half precision knows no pixels.
+        cast(nn.Module, self.rpn.head).register_forward_hook(_in_float32)
         self.box_pool, self.box_head = trunk.box_pool, trunk.box_head
         self.mask_pool, self.mask_head = trunk.mask_pool, trunk.mask_head
         self.mask_target_samples = trunk.mask_target_samples
@@ -84,17 +90,26 @@ class TorchvisionDetector(RoiDetector):
         return parts if self.mask_head is None else {**parts, "mask_head": self.mask_head}
 
     def losses(
-        self, images: Sequence[Tensor], targets: Sequence[Target], *, generator: torch.Generator
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target],
+        *,
+        generator: torch.Generator,
+        image_seeds: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
         batch = self._batch(images)
         targets = [self._here(target) for target in targets]
-        features = self.backbone(batch.tensors)
+        # In mixed precision, boxes would be pooled in the type of the maps, and half precision knows no pixels.
+        features = {name: level.float() for name, level in self.backbone(batch.tensors).items()}
+        self._anchor_sampler.seeds = image_seeds
         with seeded(draw_seed(generator), self.pixel_mean.device):
             proposals, losses = self._propose(batch, features, targets)
         if not self.trains("backbone", "rpn"):
             losses = {}
+        losses = {name: mean_over_all_rows(term, self._anchor_sampler.num_drawn) for name, term in losses.items()}
 
-        sampled = [self._sample(p, t, generator) for p, t in zip(proposals, targets, strict=True)]
+        own_generators = image_generators(generator, image_seeds, len(images))
+        sampled = [self._sample(p, t, g) for p, t, g in zip(proposals, targets, own_generators, strict=True)]
         boxes = [rois.boxes for rois in sampled]
         labels = torch.cat([rois.labels for rois in sampled])
         instance_ids = _count_over_batch([rois.instance_ids for rois in sampled], targets)
@@ -109,6 +124,7 @@ class TorchvisionDetector(RoiDetector):
                 pool=lambda own: self.box_head(self.box_pool(features, own)),
                 encode=self.encode_boxes,
                 generator=generator,
+                image_generators=own_generators,
             )
             box_features, labels = torch.cat([box_features, more_features]), torch.cat([labels, more_labels])
             instance_ids = torch.cat([instance_ids, torch.full_like(more_labels, MEMORY_ROW)])
@@ -217,24 +233,28 @@ class TorchvisionDetector(RoiDetector):
             for target, rois in zip(targets, positives, strict=True)
         ]
         # A mean of nothing would be NaN where no RoI is positive.
-        return F.binary_cross_entropy_with_logits(logits, torch.cat(goals), reduction="sum") / max(logits.numel(), 1)
+        loss = F.binary_cross_entropy_with_logits(logits, torch.cat(goals), reduction="sum") / max(logits.numel(), 1)
+        return mean_over_all_rows(loss, len(logits))
 
-    def refine(self, images: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
+    def walk(self, images: Sequence[Tensor]) -> tuple[Mapping[str, Tensor], list[tuple[list[Tensor], Tensor]]]:
         batch = self._batch(images)
         features = self.backbone(batch.tensors)
         proposals, _ = self._propose(batch, features, None)
-        box_features = self.box_head(self.box_pool(features, proposals))
-        boxes = _BOX_CODER.decode_single(self.box_regressor(box_features), torch.cat(proposals))
+        box_features = self.box_head(self.box_pool(features, proposals)).split([len(own) for own in proposals])
+        return features, [([rows], own) for rows, own in zip(box_features, proposals, strict=True)]
+
+    @torch.no_grad()
+    def refine(self, features: Tensor, proposals: Tensor, size: tuple[int, int]) -> Tensor:
+        boxes = _BOX_CODER.decode_single(self.box_regressor(features), proposals)
         if not self.config.class_agnostic_box:
             boxes = boxes.view(len(boxes), self.num_classes, 4)
-        lengths = [len(p) for p in proposals]
-        rois = [
-            (rows, clip_boxes_to_image(own, size))
-            for rows, own, size in zip(
-                box_features.split(lengths), boxes.split(lengths), batch.image_sizes, strict=True
-            )
-        ]
-        return features, rois
+        return clip_boxes_to_image(boxes, size)
+
+    @torch.no_grad()
+    def maps(self, images: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        self.assert_trunk_stands_still()
+        maps: dict[str, Tensor] = self.backbone(self._batch(images).tensors)
+        return maps
 
     def mask_scores(self, features: Mapping[str, Tensor], image: int, boxes: Tensor, labels: Tensor) -> Tensor:
         assert self.mask_pool is not None
@@ -242,6 +262,12 @@ class TorchvisionDetector(RoiDetector):
         own = {name: level[image : image + 1] for name, level in features.items()}
         masks: Tensor = self.mask_head(self.mask_pool(own, [boxes]), labels).sigmoid()
         return masks
+
+
+def _in_float32(
+    head: nn.Module, arguments: tuple[Any, ...], outputs: tuple[list[Tensor], ...]
+) -> tuple[list[Tensor], ...]:
+    return tuple([level.float() for level in levels] for levels in outputs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,10 @@ Shape letters: R RoIs of all images, C foreground categories, m mask side.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
@@ -26,6 +29,8 @@ from lttune.detectors.tiny import (
     TinyRpnHead,
     quads_to_pixels,
 )
+
+SMOOTH_L1_BETA = 1 / 9  # of torchvision's detectors, for proposals and for boxes
 
 
 class MaskHead(nn.Module):
@@ -81,6 +86,25 @@ class Trunk:
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     mask_target_samples: int  # per bin and axis, 0 for as many as there are pixels
+    steady: tuple[nn.Module, ...] = ()  # normalisations, see `Detector`
+
+
+class Rpn(RegionProposalNetwork):  # type: ignore[misc]
+    """torchvision's region proposal network with a smooth L1 of its boxes that turns straight at `loss_beta`."""
+
+    def __init__(self, *args: Any, loss_beta: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.loss_beta = loss_beta
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        positive, negative = (torch.nonzero(torch.cat(mask))[:, 0] for mask in self.fg_bg_sampler(labels))
+        drawn = torch.cat([positive, negative])
+        is_object, goals = torch.cat(labels), torch.cat(regression_targets)
+        distance = F.smooth_l1_loss(pred_bbox_deltas[positive], goals[positive], beta=self.loss_beta, reduction="sum")
+        loss = F.binary_cross_entropy_with_logits(objectness.flatten()[drawn], is_object[drawn])
+        return loss, distance / len(drawn)
 
 
 def _rpn(
@@ -92,7 +116,7 @@ def _rpn(
     pre_nms: tuple[int, int],
     ious: tuple[float, float],
 ) -> nn.Module:
-    rpn: nn.Module = RegionProposalNetwork(
+    return Rpn(
         anchors,
         head,
         fg_iou_thresh=ious[0],
@@ -102,8 +126,8 @@ def _rpn(
         pre_nms_top_n={"training": pre_nms[0], "testing": pre_nms[1]},
         post_nms_top_n={"training": config.num_train_proposals, "testing": config.num_test_proposals},
         nms_thresh=0.7,
+        loss_beta=SMOOTH_L1_BETA if config.rpn_loss_beta is None else config.rpn_loss_beta,
     )
-    return rpn
 
 
 def _tiny(config: DetectorConfig, num_classes: int) -> Trunk:
@@ -131,20 +155,29 @@ def _tiny(config: DetectorConfig, num_classes: int) -> Trunk:
     )
 
 
-def _resnet(config: DetectorConfig, num_classes: int, *, depth: int, has_masks: bool) -> Trunk:
-    """torchvision's R-CNN: with given weights, statistics are frozen and the first two stages fixed; without, not."""
+def _resnet(config: DetectorConfig, num_classes: int, *, body: str) -> Trunk:
+    """torchvision's R-CNN: with given weights, statistics are fixed and the first two stages frozen; without, not.
+
+    Scale and shift of the normalisations train in mmdetection's recipe, and stand still in torchvision's.
+    """
     is_given = config.weights is not None
+    is_frozen = is_given and config.recipe != "mmdet"
     backbone = resnet_fpn_backbone(
-        backbone_name=f"resnet{depth}",
+        backbone_name=body,
         weights=None,
-        norm_layer=FrozenBatchNorm2d if is_given else nn.BatchNorm2d,
+        norm_layer=FrozenBatchNorm2d if is_frozen else nn.BatchNorm2d,
         trainable_layers=3 if is_given else 5,
     )
+    norms = tuple(module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d))
     width = backbone.out_channels
     anchors = AnchorGenerator(sizes=((32,), (64,), (128,), (256,), (512,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5)
     pooled = {"0": 4, "1": 8, "2": 16, "3": 32}
+    is_aligned, margin = config.roi_align == "aligned", int(config.roi_align == "legacy")
+    pool = partial(
+        AlignPool, pooled, second_side=112, samples=0 if is_aligned else 2, is_aligned=is_aligned, margin=margin
+    )
     mask_head = None
-    if has_masks:
+    if config.has_masks:
         upsample = nn.ConvTranspose2d(width, width, 2, stride=2)
         nn.init.kaiming_normal_(upsample.weight, mode="fan_out", nonlinearity="relu")
         layers = nn.Sequential(MaskRCNNHeads(width, (width,) * 4, 1), upsample, nn.ReLU(inplace=True))
@@ -160,21 +193,23 @@ def _resnet(config: DetectorConfig, num_classes: int, *, depth: int, has_masks: 
             ious=(0.7, 0.3),
         ),
         rpn_levels=(*pooled, "pool"),
-        box_pool=AlignPool(pooled, size=7, second_side=112, samples=2),
+        box_pool=pool(size=7),
         box_head=TwoMLPHead(width * 7 * 7, 1024),
         box_width=1024,
-        mask_pool=AlignPool(pooled, size=14, second_side=112, samples=2) if has_masks else None,
+        mask_pool=pool(size=14) if config.has_masks else None,
         mask_head=mask_head,
         pixel_mean=(123.675, 116.28, 103.53),
         pixel_std=(58.395, 57.12, 57.375),
+        steady=norms if is_given else (),
         mask_target_samples=0,
     )
 
 
 ARCHITECTURES: dict[str, Callable[[DetectorConfig, int], Trunk]] = {
     "tiny_mask_rcnn_fpn": _tiny,
-    "mask_rcnn_r50_fpn": partial(_resnet, depth=50, has_masks=True),
-    "mask_rcnn_r101_fpn": partial(_resnet, depth=101, has_masks=True),
-    "faster_rcnn_r50_fpn": partial(_resnet, depth=50, has_masks=False),
-    "faster_rcnn_r101_fpn": partial(_resnet, depth=101, has_masks=False),
+    **{
+        f"{kind}_rcnn_{backbone}_fpn": partial(_resnet, body=body)
+        for kind in ("mask", "faster")
+        for backbone, body in (("r50", "resnet50"), ("r101", "resnet101"), ("x101_64x4d", "resnext101_64x4d"))
+    },
 }

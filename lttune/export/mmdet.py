@@ -274,11 +274,10 @@ def _acsl_base(config: TrainConfig, num_categories: int) -> Base:
     backbone = _backbone(config)
     if is_cascade and backbone == "r50":
         backbone = "r101"
-    kind = "cascade" if is_cascade else "faster"
-    file = f"{kind}_rcnn_{'x101_64x4d' if backbone == 'x101' else backbone}_fpn_1x_lvis_tunefc_acsl"
+    name = f"{'cascade' if is_cascade else 'faster'}_rcnn_{'x101_64x4d' if backbone == 'x101' else backbone}_fpn"
     return Base(
-        name=file,
-        detector=f"{kind}_rcnn_{backbone}_fpn",
+        name=f"{name}_1x_lvis_tunefc_acsl",
+        detector=name,
         document=acsl_config(backbone, is_cascade=is_cascade),
         is_whole=True,
     )

@@ -6,16 +6,18 @@ train.lock         held by the process that trains
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lttune.engine.assets import Progress
+from lttune.engine.assets import Assets, Progress
 from lttune.engine.checkpoint import write_json
-from lttune.engine.config import TrainConfig
+from lttune.engine.config import TrainConfig, check_shares
+from lttune.engine.local_ranks import local_ranks
+from lttune.engine.parallel import ALONE, Ranks
 from lttune.engine.prepare import prepare
 from lttune.engine.run import EpochRecord, TrainingRun
 from lttune.engine.stage1 import best_device
@@ -51,7 +53,8 @@ def train_in(
     *,
     cache: Path,
     progress: Progress,
-    on_start: Callable[[TrainConfig], None] = lambda config: None,
+    workers: int | None = None,
+    on_start: Callable[[TrainConfig, Assets], None] = lambda config, assets: None,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> Trained:
     """Train one configuration, or go on with it, or find it finished.
@@ -60,27 +63,34 @@ def train_in(
         folder: new, empty, or of the same run.
         params: values by dotted key; the rest is the spec's.
         cache: where data, stage-1 models and features are shared.
+        workers: processes of this machine that train it together; `resources.workers` by default.
         on_start: told before training begins or goes on.
         on_epoch: told of every epoch since the run began.
 
     Raises:
-        InputError: the folder holds something else, or a run of other values.
+        InputError: the folder holds something else, or a run of other values; or batches cannot be shared equally.
         StudyError: another process trains in it.
         TrialError: the run cannot go on.
+        WorkerLostError: one of the workers is gone.
     """
     config = spec.resolve(params)
+    check_shares(config.schedule, workers or spec.on.resources.workers)
     with _held(folder):
         is_known = _check_identity(folder, config)
         metrics_file = folder / "metrics.json"
         if is_known and metrics_file.is_file():
             return Trained(folder=folder, metrics=_read_metrics(metrics_file), was_finished=True)
         assets = prepare(config, cache, progress)
-        run = TrainingRun(config, assets, device=best_device())
-        applied = run.prove_applied(params)
         write_json(config.to_dict(), folder / "run.json")
-        on_start(config)
+        on_start(config, assets)
         checkpoint = folder / "run.pt"
-        train_to_end(run, checkpoint, what="training", progress=progress, on_epoch=on_epoch)
+        with (
+            _ranks(config, assets, checkpoint, workers, spec.on.resources.workers) as ranks,
+            (ranks or ALONE).together(),
+        ):
+            run = TrainingRun(config, assets, device=best_device(), ranks=ranks)
+            applied = run.prove_applied(params)
+            train_to_end(run, checkpoint, what="training", progress=progress, on_epoch=on_epoch, ranks=ranks or ALONE)
         trial = TrialResult(
             number=0,
             state="COMPLETE",
@@ -96,6 +106,14 @@ def train_in(
         for leftover in folder.glob("run.*pt"):
             leftover.unlink()
         return Trained(folder=folder, metrics=metrics, was_finished=False)
+
+
+def _ranks(
+    config: TrainConfig, assets: Assets, checkpoint: Path, asked: int | None, of_setting: int
+) -> AbstractContextManager[Ranks | None]:
+    # One worker that was asked for draws as several do; otherwise it draws as the one worker of a search.
+    size = asked or of_setting
+    return nullcontext() if asked is None and size == 1 else local_ranks(config, assets, checkpoint, size=size)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lttune.errors import InputError
+from lttune.losses.distributed import gather_numbers, gather_rows, mean_over_all_rows
 from lttune.types import CategoryFrequencies, Target
 
 
@@ -57,6 +58,10 @@ class ClassificationLoss(nn.Module, ABC):
     process says `scope = "process"` and takes its terms of each process's images apart, with their own number of RoIs,
     and averages them, as training in parallel averages gradients. Statistics are one for all processes even then:
     counts that each process keeps for itself, as published, differ by which images it happened to see.
+
+    Ranks that train together end as one process that has all of their rows. Terms of the scope `global` are means over
+    rows, and a rank's weighs as much as it has rows. Those of the scope `process` every rank takes of all ranks' rows,
+    with the same draws, and trains its own rows by them.
 
     Args:
         num_classes: C, foreground categories.
@@ -136,22 +141,31 @@ class ClassificationLoss(nn.Module, ABC):
         Raises:
             InputError: `image_ids` are needed and absent.
         """
-        logits = at_least_float32(logits)
+        with torch.autocast(logits.device.type, enabled=False):
+            return self._terms_of_batch(at_least_float32(logits), labels, instance_ids, image_ids)
+
+    def _terms_of_batch(
+        self, logits: Tensor, labels: Tensor, instance_ids: Tensor | None, image_ids: Tensor | None
+    ) -> dict[str, Tensor]:
         if self.training:
             self.observe(logits.detach(), labels, instance_ids=instance_ids)
-        if self.scope == "global" or self.images_per_process is None:
-            return self.terms(logits, labels)
+        if self.scope == "global":
+            terms = self.terms(logits, labels)
+            return {name: mean_over_all_rows(term, len(labels)) for name, term in terms.items()}
+        if self.images_per_process is None:
+            return self.terms(gather_rows(logits), gather_rows(labels))
         if image_ids is None:
             raise InputError(
                 f"images_per_process is {self.images_per_process}, but the loss was called without image_ids; give "
                 "both or neither."
             )
+        logits, labels, image_ids = gather_rows(logits), gather_rows(labels), gather_numbers(image_ids)
         order, sizes = rows_by_process(image_ids, self.images_per_process)
         if len(sizes) < 2:
             return self.terms(logits, labels)
         parts = zip(torch.split(logits.index_select(0, order), sizes), torch.split(labels[order], sizes), strict=True)
-        terms = [self.terms(*part) for part in parts]
-        return {name: torch.stack([own[name] for own in terms]).mean() for name in terms[0]}
+        by_process = [self.terms(*part) for part in parts]
+        return {name: torch.stack([own[name] for own in by_process]).mean() for name in by_process[0]}
 
     def observe(self, logits: Tensor, labels: Tensor, *, instance_ids: Tensor | None = None) -> None:
         """Move the running statistics by one batch, whatever the mode; arguments as in `forward`, without a graph."""

@@ -11,7 +11,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from lttune.losses.base import uniform
+from lttune.losses.base import at_least_float32, uniform
+from lttune.losses.distributed import gather_rows, own_share
 from lttune.types import Target
 
 # One jittered box per pattern of signs on (x1, y1, x2, y2).
@@ -151,15 +152,17 @@ class FeatureMemory:
         ]
 
     def update(self, features: Tensor, labels: Tensor, box_targets: Tensor) -> None:
-        """Store rows, each category's oldest giving way.
+        """Store rows of all ranks that train together, each category's oldest giving way, so that all store the same.
 
         Args:
             features: (K, D).
             labels: (K,) in [0, C).
             box_targets: (K, 4).
         """
-        self._last_features = features.detach()[:0]
-        features, labels, box_targets = features.detach().cpu(), labels.cpu(), box_targets.detach().cpu()
+        features = at_least_float32(features.detach())
+        self._last_features = features[:0]
+        features, labels, box_targets = gather_rows(features), gather_rows(labels), gather_rows(box_targets.detach())
+        features, labels, box_targets = features.cpu(), labels.cpu(), box_targets.cpu()
         for label in torch.unique(labels).tolist():
             rows = (labels == label).nonzero()[:, 0]
             if label not in self._queues:
@@ -171,7 +174,10 @@ class FeatureMemory:
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Extra rows of drawn categories: features (R, D), labels (R,) and box targets (R, 4), where the last stored
-        features were."""
+        features were.
+
+        Ranks that train together draw the same rows, from equal generators, and each gives its share of them.
+        """
         uniforms = uniform(
             self.num_drawn_classes, 1 + self.num_drawn_features, generator=generator, device=torch.device("cpu")
         )
@@ -185,9 +191,9 @@ class FeatureMemory:
                 labels += [label] * len(rows)
         device = self._last_features.device
         return (
-            torch.cat(features).to(device),
-            torch.tensor(labels, dtype=torch.int64, device=device),
-            torch.cat(box_targets).to(device),
+            own_share(torch.cat(features)).to(device),
+            own_share(torch.tensor(labels, dtype=torch.int64)).to(device),
+            own_share(torch.cat(box_targets)).to(device),
         )
 
     def state_dict(self) -> dict[str, Tensor]:

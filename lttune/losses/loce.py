@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lttune.losses.base import ClassificationLoss, LossHyperparameters, at_least_float32, require
 from lttune.losses.cross_entropy import softmax_cross_entropy, softmax_scores
-from lttune.losses.distributed import sum_over_ranks
+from lttune.losses.distributed import gather_numbers, gather_rows
 from lttune.losses.feature_memory import JITTERS_PER_BOX, FeatureMemory
 from lttune.types import CategoryFrequencies
 
@@ -50,8 +50,11 @@ def mean_score_items(scores: Tensor, labels: Tensor, instance_ids: Tensor) -> tu
         labels (I,) int64 and scores (I,) of the items.
     """
     rows = (instance_ids != -1).nonzero()[:, 0]
-    labels, instance_ids = labels[rows], instance_ids[rows]
-    own_scores = scores[rows, labels]
+    return _mean_by_item(scores[rows, labels[rows]], labels[rows], instance_ids[rows])
+
+
+def _mean_by_item(own_scores: Tensor, labels: Tensor, instance_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from the score (n,) that each foreground or memory row gives to its own label."""
     # Memory rows are told apart by category, with keys below every ground truth's number.
     keys = torch.where(instance_ids == -2, -2 - labels, instance_ids)
     distinct, item = torch.unique(keys, return_inverse=True)
@@ -66,11 +69,9 @@ def update_mean_score(
 ) -> Tensor:
     """Running means after one pass: a category with n items of average s moves to `a^n m + (1 - a^n) s`.
 
-    Items are those of all ranks that train together, each of which then holds the same means.
-
     Args:
         mean_score: (C + 1,).
-        labels: (I,) of the items of this rank; -1 is padding.
+        labels: (I,) of the items; -1 is padding.
         scores: (I,) of the items, in [0, 1].
         momentum: a, in [0, 1].
         background_score: what the last entry is set to.
@@ -81,9 +82,7 @@ def update_mean_score(
     is_item = labels >= 0
     index = labels.clamp(min=0)
     items = torch.stack([is_item, torch.where(is_item, scores, 0)]).to(mean_score.dtype)
-    # Numbers and sums are all that the means take from the items: one small sum instead of gathering ragged lists.
-    totals = sum_over_ranks(mean_score.new_zeros(2, len(mean_score)).index_add_(1, index, items))
-    num_items, sums = totals.unbind()
+    num_items, sums = mean_score.new_zeros(2, len(mean_score)).index_add_(1, index, items).unbind()
     kept = momentum**num_items
     updated = kept * mean_score + (1 - kept) * sums / num_items.clamp(min=1)
     updated[-1] = background_score
@@ -186,7 +185,11 @@ class Loce(ClassificationLoss):
             instance_ids = torch.arange(len(labels), device=labels.device).where(labels < self.num_classes, -1)
         rows = (instance_ids != -1).nonzero()[:, 0]
         scores = at_least_float32(logits).index_select(0, rows).softmax(dim=1)
-        item_labels, item_scores = mean_score_items(scores, labels[rows], instance_ids[rows])
+        own_scores = scores.gather(1, labels[rows, None])[:, 0]
+        # An item may have rows on several ranks: a category's memory rows are dealt out to all of them.
+        item_labels, item_scores = _mean_by_item(
+            gather_rows(own_scores), gather_rows(labels[rows]), gather_numbers(instance_ids[rows])
+        )
         self.mean_score.copy_(
             update_mean_score(
                 self.mean_score,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,27 @@ def test_auto_takes_detectron2_where_it_is_there_and_knows_the_name(
     assert resolve_backend(DetectorConfig(name="mask_rcnn_r50_fpn", backend="torchvision")) == "torchvision"
     assert resolve_backend(DetectorConfig(name="mask_rcnn_r50_fpn", backend="detectron2")) == "detectron2"
     assert resolve_backend(DetectorConfig(name="tiny_mask_rcnn_fpn")) == "torchvision"
+    assert resolve_backend(DetectorConfig(name="mask_rcnn_r50_fpn", recipe="mmdet")) == expected
+    # What torchvision cannot build is detectron2's, there or not.
+    assert resolve_backend(DetectorConfig(name="mask_rcnn_r50_fpn", recipe="d2")) == "detectron2"
+    assert resolve_backend(DetectorConfig(name="cascade_rcnn_r50_fpn", class_agnostic_box=True)) == "detectron2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "mask_rcnn_r50_fpn", "backend": "torchvision", "recipe": "d2"}, "recipe is d2, .*recipe: mmdet"),
+        ({"name": "tiny_mask_rcnn_fpn", "recipe": "mmdet"}, "'tiny_mask_rcnn_fpn' follows no recipe"),
+        ({"name": "tiny_mask_rcnn_fpn", "roi_align": "legacy"}, "leave out detector.recipe and detector.roi_align"),
+        (
+            {"name": "cascade_rcnn_r50_fpn", "class_agnostic_box": True, "backend": "torchvision"},
+            "not known to the torchvision backend",
+        ),
+    ],
+)
+def test_a_backend_says_what_it_cannot_do(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve_backend(DetectorConfig(**changes))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,21 @@ def test_align_pool_is_torchvisions_pooler() -> None:
     assert torch.equal(pool(maps, boxes), reference(ordered, boxes, [(96, 128)] * 3))
 
 
+def test_align_pool_takes_the_recipes_samples() -> None:
+    maps, boxes = maps_and_boxes()
+    wide = [own + torch.tensor([0.0, 0.0, 1.0, 1.0]) for own in boxes]
+    for samples, is_aligned, margin, own in ((0, True, 0, boxes), (2, False, 1, wide)):
+        pool = AlignPool(STRIDES, size=7, second_side=32, samples=samples, is_aligned=is_aligned, margin=margin)
+        expected = []
+        for image, of_image in enumerate(own):
+            for box in of_image:
+                is_large = (box[2] - box[0]) * (box[3] - box[1]) >= 32 * 32
+                name, stride = ("p3", 8) if is_large else ("p2", 4)
+                row = torch.cat([torch.tensor([float(image)]), box])[None]
+                expected.append(roi_align(maps[name], row, 7, 1 / stride, samples, is_aligned))
+        torch.testing.assert_close(pool(maps, boxes), torch.cat(expected))
+
+
 def test_a_batch_without_rois_gives_nothing() -> None:
     maps, boxes = maps_and_boxes()
     for pool in (BilinearPool(STRIDES, size=7, second_side=32), AlignPool(STRIDES, size=7, second_side=32, samples=2)):

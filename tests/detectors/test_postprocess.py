@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lttune.detectors import postprocess
 from lttune.detectors.postprocess import select_detections
 
 
@@ -79,6 +80,24 @@ def test_it_looks_further_where_the_best_candidates_suppress_each_other() -> Non
     scores = torch.cat([torch.linspace(0.9, 0.5, 500), torch.tensor([0.1])])[:, None]
     rows, _, _ = select_detections(torch.cat([crowd, alone]), scores, score_threshold=0.0, nms_iou=0.5, max_dets=2)
     assert rows.tolist() == [0, 500]
+
+
+def test_a_million_equal_scores_are_not_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+    whole = postprocess._nms_by_category
+
+    def counted(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float) -> Tensor:
+        looked_at.append(len(boxes))
+        return whole(boxes, scores, labels, nms_iou)
+
+    monkeypatch.setattr(postprocess, "_nms_by_category", counted)
+    corner = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) * 500
+    boxes = torch.cat([corner, corner + 50], dim=1)
+    scores = torch.full((1000, 1203), 0.01)
+    rows, labels, _ = select_detections(boxes, scores, score_threshold=0.0, nms_iou=0.5, max_dets=300)
+    assert rows.tolist() == [0] * 300
+    assert labels.tolist() == list(range(300))
+    assert sum(looked_at) <= 1500
 
 
 def test_a_thousand_categories_do_not_blur_the_boxes() -> None:

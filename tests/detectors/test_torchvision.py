@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from lttune.detectors import DetectorConfig, build_detector
-from lttune.detectors.torchvision import _mask_targets, _Rois
+from lttune.detectors.scopes import seeded
+from lttune.detectors.torchvision import TorchvisionDetector, _mask_targets, _Rois
 from lttune.detectors.trunks import ARCHITECTURES
 from lttune.losses.base import ClassificationLoss
 from lttune.types import Target
@@ -97,9 +99,41 @@ def test_a_resnet_with_given_weights_keeps_its_statistics_and_first_stages(make_
     assert not detector.has_masks
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn_r101_fpn", "faster_rcnn_r101_fpn"])
+def test_mmdetections_recipe_trains_scale_and_shift_and_keeps_statistics(make_loss: MakeLoss) -> None:
+    config = DetectorConfig(name="faster_rcnn_r50_fpn", backend="torchvision", recipe="mmdet", weights="given")
+    detector = TorchvisionDetector(config, num_classes=5, make_loss=make_loss).train()
+    detector.freeze_except(detector.parts)
+    norms = {name: m for name, m in detector.backbone.body.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert not any(norm.training for norm in norms.values())
+    trained = {name.split(".")[0] for name, norm in norms.items() if norm.weight.requires_grad}
+    fixed = {name.split(".")[0] for name, norm in norms.items() if not norm.weight.requires_grad}
+    assert (trained, fixed) == ({"layer2", "layer3", "layer4"}, {"bn1", "layer1"})
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(None, 1 / 9), (0.0, 0.0), (1.0, 1.0)])
+def test_the_rpns_box_loss_turns_straight_where_it_is_asked_to(beta: float | None, expected: float) -> None:
+    rpn = ARCHITECTURES["tiny_mask_rcnn_fpn"](DetectorConfig(name="tiny_mask_rcnn_fpn", rpn_loss_beta=beta), 5).rpn
+    generator = torch.Generator().manual_seed(0)
+    objectness, deltas, goals = (torch.randn(40, n, generator=generator) for n in (1, 4, 4))
+    labels = [torch.tensor([1.0] * 6 + [0.0] * 10 + [-1.0] * 4), torch.tensor([0.0] * 20)]
+    arguments = (objectness, deltas, labels, list(goals.split(20)))
+    with seeded(0):
+        loss, box_loss = rpn.compute_loss(*arguments)
+    straight = (deltas[:6] - goals[:6]).abs()
+    square = straight**2 / (2 * expected) if expected else straight
+    own = torch.where(straight < expected, square, straight - expected / 2)
+    torch.testing.assert_close(box_loss, own.sum() / 36)
+    if beta is None:
+        with seeded(0):
+            assert RegionProposalNetwork.compute_loss(rpn, *arguments) == (loss, box_loss)
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_rcnn_r101_fpn", "faster_rcnn_r101_fpn", "mask_rcnn_x101_64x4d_fpn", "faster_rcnn_x101_64x4d_fpn"]
+)
 def test_deeper_backbones_are_built(name: str, make_loss: MakeLoss) -> None:
     with torch.device("meta"):
         trunk = ARCHITECTURES[name](DetectorConfig(name=name), 5)
     assert len(trunk.backbone.body.layer3) == 23
+    assert trunk.backbone.body.layer1[0].conv2.groups == (64 if "x101" in name else 1)
     assert (trunk.mask_head is not None) == name.startswith("mask")

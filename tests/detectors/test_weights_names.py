@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from lttune.detectors import BACKENDS, Detector, DetectorConfig, load_weights
+from lttune.detectors import BACKENDS, Detector, DetectorConfig, build_detector, load_weights
 from lttune.detectors.weights.names import (
     CAFFE2,
     MMDETECTION,
@@ -29,6 +29,7 @@ from lttune.detectors.weights.names import (
 )
 from lttune.engine.weights import part_state
 from lttune.losses import build_loss
+from lttune.losses.base import ClassificationLoss
 from lttune.types import CategoryFrequencies
 
 NUM_CLASSES = 5
@@ -495,6 +496,39 @@ def test_a_cascade_of_mmdetection_has_detectron2s_names(zoo_names: Callable[[str
     for naming, prefix in ((MMDETECTION, "roi_head."), (MMDETECTION_1, "")):
         names = [f"{prefix}bbox_head.{module}.{leaf}" for module in modules for leaf in ("weight", "bias")]
         assert {naming.zoo_name(name) for name in names} == heads
+
+
+@pytest.mark.slow
+@pytest.mark.detectron2
+@needs_detectron2
+def test_a_file_of_mmdetection_fills_a_cascade(tmp_path: Path, make_loss: Callable[..., ClassificationLoss]) -> None:
+    config = DetectorConfig(
+        name="cascade_mask_rcnn_r50_fpn", backend="detectron2", recipe="mmdet", class_agnostic_box=True
+    )
+    source, target = (build_detector(config, num_classes=5, make_loss=make_loss, seed=seed) for seed in (1, 2))
+    state = {name: value for name, value in source.state_dict().items() if "roi_heads" in name}
+    given = {}
+    for name, tensor in state.items():
+        for ours, theirs in (
+            (r"box_head\.(\d)\.fc1", r"bbox_head.\1.shared_fcs.0"),
+            (r"box_head\.(\d)\.fc2", r"bbox_head.\1.shared_fcs.1"),
+            (r"box_predictor\.(\d)\.stage\.classifier", r"bbox_head.\1.fc_cls"),
+            (r"box_predictor\.(\d)\.bbox_pred", r"bbox_head.\1.fc_reg"),
+            (r"mask_head\.deconv", "mask_head.0.upsample"),
+            (r"mask_head\.predictor", "mask_head.0.conv_logits"),
+            *((rf"mask_head\.mask_fcn{i + 1}", f"mask_head.0.convs.{i}.conv") for i in range(4)),
+        ):
+            name = re.sub(rf"^model\.roi_heads\.{ours}\.", f"roi_head.{theirs}.", name)
+        given[name] = tensor
+    given["roi_head.mask_head.1.upsample.bias"] = torch.ones(256)
+    torch.save({"state_dict": given, "meta": {"epoch": 24}}, tmp_path / "cascade.pth")
+    report = load_weights(target, tmp_path / "cascade.pth")
+    assert report.naming == "mmdetection"
+    assert set(report.loaded) == set(state)
+    assert not any("roi_heads" in name for name in report.missing)
+    assert report.mismatched == report.notes == ()
+    assert report.unexpected == ("roi_head.mask_head.1.upsample.bias",)
+    assert all(torch.equal(value, state[name]) for name, value in target.state_dict().items() if name in state)
 
 
 def caffe2_names() -> Iterator[str]:

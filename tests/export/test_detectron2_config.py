@@ -1,6 +1,7 @@
 """An exported folder in detectron2's own lazy-config machinery, as its stock training script uses it."""
 
 import importlib
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from lttune.detectors import DetectorConfig
 from lttune.engine.config import ScheduleConfig
 from lttune.engine.optim import lr_factor
 from lttune.export.detectron2_config import lr_multiplier, write_detectron2
@@ -97,6 +99,32 @@ def test_its_evaluation_is_ours(cfg: Any, scene: Scene, detectron2: SimpleNamesp
     flat = {f"{kind}/{name}": value for kind, values in found.items() for name, value in values.items()}
     ours = {name: value for name, value in scene.metrics["all"].items() if "/" in name}
     assert flat == pytest.approx(ours, abs=1e-9, nan_ok=True)
+
+
+def test_a_cascade_is_built_from_plain_values_and_trains_its_classifiers() -> None:
+    model = importlib.import_module("lttune.export.detectron2_model")
+    structures = importlib.import_module("detectron2.structures")
+    detector = asdict(DetectorConfig(name="cascade_rcnn_r50_fpn", class_agnostic_box=True, recipe="mmdet"))
+    detector.pop("weights")
+    built = model.build_model(
+        method="acsl",
+        loss={},
+        detector=detector,
+        image_count=[50, 5],
+        instance_count=[60, 6],
+        parts=["classifier"],
+        has_given_weights=True,
+        max_dets=5,
+    ).train()
+    boxes = structures.Boxes(torch.tensor([[8.0, 8.0, 40.0, 40.0]]))
+    instances = structures.Instances((64, 64), gt_boxes=boxes, gt_classes=torch.tensor([1]))
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    losses = built([{"image": image, "instances": instances}])
+    assert set(losses) == {f"loss_cls_stage{stage}" for stage in range(3)}
+    sum(losses.values()).backward()
+    trained = {name for name, value in built.named_parameters() if value.grad is not None}
+    assert len(trained) == 6
+    assert all(".stage.classifier." in name for name in trained)
 
 
 def test_gradients_are_clipped_in_the_step(detectron2: SimpleNamespace) -> None:

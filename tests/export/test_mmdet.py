@@ -92,7 +92,12 @@ on:
   data:
     train: {{annotations: train.json, images: .}}
     val: {{annotations: val.json, images: .}}
-  detector: {{name: {detector}, normed_classifier: {str(is_normed).lower()}, temperature: 15, score_threshold: 2e-3}}
+  detector:
+    name: {detector}
+    class_agnostic_box: {str(detector.startswith("cascade")).lower()}
+    normed_classifier: {str(is_normed).lower()}
+    temperature: 15
+    score_threshold: 2e-3
   stage1: {{optim: {{lr: 0.02}}, schedule: {{epochs: 1, batch_size: 16}}}}
   optim: {{name: {optimizer}, lr: 0.02, weight_decay: 3e-4}}
   schedule: {{epochs: {epochs}, batch_size: 16, drop_epochs: [5, 7], warmup_iters: 300, warmup_ratio: 0.01}}
@@ -139,6 +144,7 @@ def test_every_value_stands_at_its_key(method: str, make: Make) -> None:
     [
         ("acsl", "faster_rcnn_r50_fpn", "configs/acsl/faster_rcnn_r50_fpn_1x_lvis_tunefc_acsl"),
         ("acsl", "cascade_rcnn_r101_fpn", "configs/acsl/cascade_rcnn_r101_fpn_1x_lvis_tunefc_acsl"),
+        ("acsl", "faster_rcnn_x101_64x4d_fpn", "configs/acsl/faster_rcnn_x101_64x4d_fpn_1x_lvis_tunefc_acsl"),
         ("loce", "mask_rcnn_r101_fpn", "configs/loce/loce_mask_rcnn_r101_fpn_normed_mask_mstrain_2x_lvis_v1"),
         ("ecm", "mask_rcnn_r50_fpn", "configs/effective_class_margin_loss/r50_ecm_1x"),
         ("ecm", "mask_rcnn_r101_fpn", "configs/effective_class_margin_loss/r101_ecm_2x"),

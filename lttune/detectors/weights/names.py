@@ -110,10 +110,14 @@ def _mmdetection(*, heads: str) -> Rows:
         "rpn_head.rpn_conv": f"{_RPN}conv",
         "rpn_head.rpn_cls": f"{_RPN}objectness_logits",
         "rpn_head.rpn_reg": f"{_RPN}anchor_deltas",
-        **_counted(f"{heads}mask_head.convs.{{}}.conv", _MASK_CONV, start=1),
-        f"{heads}mask_head.upsample": f"{_MASK}deconv",
-        f"{heads}mask_head.conv_logits": f"{_MASK}predictor",
     }
+    for first in ("", "0."):  # a cascade there has a mask head per stage; one that serves all takes the first stage's
+        theirs = f"{heads}mask_head.{first}"
+        rows |= {
+            **_counted(f"{theirs}convs.{{}}.conv", _MASK_CONV, start=1),
+            f"{theirs}upsample": f"{_MASK}deconv",
+            f"{theirs}conv_logits": f"{_MASK}predictor",
+        }
     for stage in _STAGES:
         theirs = f"{heads}bbox_head.{stage}"
         rows |= {
@@ -151,6 +155,9 @@ def _detectron2_backend() -> Rows:
     for stage in _STAGES:
         predictor = f"roi_heads.box_predictor.{stage}"
         rows[f"model.{predictor}stage.classifier"] = f"{predictor}cls_score"
+        if number := stage.removesuffix("."):
+            rows[f"classifier.{number}"] = f"{predictor}cls_score"
+            rows[f"box_regressor.{number}"] = f"{predictor}bbox_pred"
     return rows | _ONE_STAGE
 
 
