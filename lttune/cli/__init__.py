@@ -21,6 +21,7 @@ _COMMANDS = {
     "search": "Search a space; a new study.",
     "resume": "Go on with a study that was broken off.",
     "status": "Show the trials of a study.",
+    "stop": "End a running search in order.",
     "compare": "Compare studies on the same data.",
     "report": "Write a page of tables and plots.",
     "export": "Write the best configuration and its weights.",
@@ -29,6 +30,10 @@ _COMMANDS = {
     "validate": "Check a search space without running it.",
     "data": "Make and inspect data.",
     "init": "Write a setting for your own data.",
+    "submit": "Run a search as a job of a Ray cluster.",
+    "jobs": "Look after submitted searches.",
+    "probe": "Measure what a trial takes, before a search.",
+    "cache": "List and prune the shared cache.",
     "sync": "Send MLflow what it missed.",
     "ui": "Open MLflow's pages on this machine.",
 }

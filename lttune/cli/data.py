@@ -143,6 +143,7 @@ def _load(path: Path, out: Path) -> "Annotations":
     """Annotations, from the shared cache where a search has made one: to look at a file leaves nothing behind."""
     from lttune.data.annotation_cache import cached_annotations
     from lttune.data.lvis import load_annotations
+    from lttune.engine.cache import cache_folder
 
-    cache = out.absolute() / "cache"
+    cache = cache_folder(out)
     return cached_annotations(path, cache) if cache.is_dir() else load_annotations(path)

@@ -10,9 +10,11 @@ from lttune.cli.options import JSON_OPTION, OUT_OPTION, print_json, result_docum
 @click.command()
 @click.argument("study", required=False)
 @OUT_OPTION
+@click.option("--why", is_flag=True, help="What runs where, and what each waiting trial waits for.")
 @JSON_OPTION
-def command(study: str | None, out: Path, as_json: bool) -> int:
+def command(study: str | None, out: Path, why: bool, as_json: bool) -> int:
     """Show the trials of a study, running or not; without STUDY, list the studies of OUT."""
+    from lttune.cli.state import state_lines
     from lttune.cli.view import page, trial_table
     from lttune.tuning.study import StudyStore, find_study, known_studies
     from trainables import recipe_of
@@ -26,6 +28,10 @@ def command(study: str | None, out: Path, as_json: bool) -> int:
         return 0
     folder = find_study(study, out)
     spec = folder.load_spec(needs_files=False, recipe_of=recipe_of)
+    if why:
+        for line in state_lines(folder):
+            click.echo(line)
+        return 0
     result = StudyStore(folder, spec, is_driver=False).results()
     if as_json:
         print_json(result_document(result))

@@ -12,6 +12,9 @@ from lttune.cli.options import JSON_OPTION, OUT_OPTION, load_runnable, print_jso
 @OUT_OPTION
 @click.option("--to", type=click.Path(path_type=Path), help="The run's folder; OUT/trained/NAME by default.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of training.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes that train it together, each with a share of every batch."
+)
 @click.option("--track", is_flag=True, help="Send it to the MLflow store of OUT, too.")
 @spec_options
 @JSON_OPTION
@@ -20,6 +23,7 @@ def command(
     out: Path,
     to: Path | None,
     seed: int | None,
+    workers: int | None,
     track: bool,
     on: str | None,
     overrides: dict[str, str],
@@ -47,7 +51,7 @@ def command(
     folder = to or out / "trained" / name
     try:
         with choose_view() as view:
-            trained = train(spec, folder, out=out, mlflow=track, progress=view.progress)
+            trained = train(spec, folder, out=out, mlflow=track, workers=workers, progress=view.progress)
     except KeyboardInterrupt:
         click.echo("Interrupted. The same command goes on with it.", err=True)
         raise

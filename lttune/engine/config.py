@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lttune.data.frequency import MAX_COMMON, MAX_RARE
 from lttune.data.glyphs import GlyphConfig
@@ -13,6 +13,8 @@ from lttune.types import Fidelity
 
 # How far the boxes of cached memory rows are jittered; see `lttune.engine.jittered`.
 CACHED_JITTER = 1 / 6
+
+Precision = Literal["float32", "bf16", "fp16"]
 
 
 def _require(condition: bool, field_name: str, value: object, advice: str) -> None:
@@ -69,15 +71,25 @@ class InputConfig:
             time; empty keeps the size of the file.
         max_long_px: limit of the longer side.
         flip: probability of a horizontal flip in training; 0 where mirroring changes the category.
+        num_loaders: processes of each worker that load images ahead of training; with 0 a thread of the worker does.
+            Batches are the same.
     """
 
     short_px: tuple[int, ...] = ()
     max_long_px: int = 1333
     flip: float = 0.0
+    num_loaders: int = 0
 
     def __post_init__(self) -> None:
+        _require(0 <= self.num_loaders <= 64, "input.num_loaders", self.num_loaders, "use 0 to 64 processes")
         _require(all(s >= 16 for s in self.short_px), "input.short_px", self.short_px, "use at least 16 px")
         _require(0 <= self.flip <= 1, "input.flip", self.flip, "use a probability in [0, 1]")
+
+    def identity(self) -> dict[str, Any]:
+        """All that shapes what the detector meets, as plain values."""
+        values = asdict(self)
+        del values["num_loaders"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +125,8 @@ class ScheduleConfig:
         images_per_process: images of a batch that one process of the published runs had, for losses whose draws or
             comparisons stay within a process; by default all of them.
         warmup_iters: iterations of linear warmup from `warmup_ratio` times the base rate; of `steps` only.
+        accumulate: parts that a batch is trained in, one after the other, where all of it does not fit the memory; an
+            iteration is still one step of the optimiser on the whole batch, at the same rate.
     """
 
     epochs: int
@@ -125,10 +139,18 @@ class ScheduleConfig:
     warmup_ratio: float = 1e-3
     warmup_fraction: float = 0.1
     images_per_process: int | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "schedule.epochs", self.epochs, "use at least 1")
         _require(self.batch_size >= 1, "schedule.batch_size", self.batch_size, "use at least 1")
+        _require(self.accumulate >= 1, "schedule.accumulate", self.accumulate, "use at least 1")
+        _require(
+            self.batch_size % self.accumulate == 0,
+            "schedule.accumulate",
+            self.accumulate,
+            f"its parts of a batch are to be equal, use a divisor of schedule.batch_size, {self.batch_size}",
+        )
         if self.epoch_images is not None:
             few = self.epoch_images < self.batch_size
             _require(not few, "schedule.epoch_images", self.epoch_images, "use at least schedule.batch_size")
@@ -141,6 +163,20 @@ class ScheduleConfig:
         _require(0 < self.warmup_ratio <= 1, "schedule.warmup_ratio", self.warmup_ratio, "use a value in (0, 1]")
         _require(
             0 <= self.warmup_fraction < 1, "schedule.warmup_fraction", self.warmup_fraction, "use a value in [0, 1)"
+        )
+
+
+def check_shares(schedule: ScheduleConfig, workers: int) -> None:
+    """Every worker has the same number of images of each part of a batch.
+
+    Raises:
+        InputError: that cannot be.
+    """
+    if schedule.batch_size % (schedule.accumulate * workers):
+        parts = f" of each of schedule.accumulate, {schedule.accumulate}, parts" if schedule.accumulate > 1 else ""
+        raise InputError(
+            f"schedule.batch_size is {schedule.batch_size}, but resources.workers is {workers} and all workers have as "
+            f"many images{parts}; use a multiple of {schedule.accumulate * workers}."
         )
 
 
@@ -176,13 +212,18 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage1Config:
-    """The softmax baseline that stage 2 starts from: trained here once, or read from a checkpoint."""
+    """The softmax baseline that stage 2 starts from: trained here once, or read from a checkpoint.
+
+    Attributes:
+        build: whether it may be trained although that is projected to take long; short ones are trained unasked.
+    """
 
     optim: OptimConfig
     schedule: ScheduleConfig
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     seed: int = 0
     checkpoint: str | None = None
+    build: bool = False
 
 
 # What a table of published values may hold.
@@ -231,6 +272,8 @@ class TrainConfig:
         method: name of the loss in `lttune.losses.LOSSES`.
         loss: that loss's hyperparameters.
         seed: of stage 2; data and stage 1 have their own.
+        precision: what the detector computes in while it trains: `bf16` and `fp16` where torch's autocast takes them
+            for good enough, the latter with scaled losses. Weights, losses and evaluations stay float32.
         has_own_values: whether optimiser and schedule are the setting's and not those the method was published with.
         own_loss: the loss's class where it is a caller's own, so that a worker process gets it with the run.
     """
@@ -248,10 +291,14 @@ class TrainConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
+    precision: Precision = "float32"
     has_own_values: bool = True
     own_loss: type[ClassificationLoss] | None = None
 
     def __post_init__(self) -> None:
+        _require(
+            self.precision in get_args(Precision), "precision", self.precision, f"use {', '.join(get_args(Precision))}"
+        )
         for loss in (self.loss, getattr(self.loss, "loce", None)):
             jitter = getattr(loss, "jitter_amplitude", CACHED_JITTER)
             _require(
@@ -260,6 +307,13 @@ class TrainConfig:
                 f"{jitter:g}",
                 "cached features hold boxes jittered by the published 1/6, use `fidelity: full`",
             )
+        _require(
+            not (self.detector.is_cascade and _has_memory(self.loss)),
+            "loss.has_memory",
+            True,
+            f"a feature memory is published for detectors with one stage, and {self.detector.name} has three; set it "
+            "to false, which leaves the equilibrium loss in every stage",
+        )
 
     @property
     def differs_from_published(self) -> tuple[str, ...]:
@@ -271,6 +325,10 @@ class TrainConfig:
             lines.append("no flipped views: features are cached once per image")
         if self.fidelity == "cached" and len(self.input.short_px) > 1:
             lines.append(f"one image size, {max(self.input.short_px)} px: features are cached once per image")
+        if self.detector.is_cascade:
+            lines.append("boxes are matched again between the stages of the cascade, not drawn again")
+            if self.detector.has_masks:
+                lines.append("one mask head for all stages of the cascade")
         if self.has_own_values:
             lines.append(f"optimiser and schedule are the setting's own ({self.optim.name}, {self.schedule.policy})")
         return tuple(lines)
@@ -280,6 +338,12 @@ class TrainConfig:
         values: dict[str, Any] = plain(asdict(self))
         own_loss = values.pop("own_loss")
         return values if own_loss is None else {**values, "own_loss": f"{own_loss.__module__}.{own_loss.__qualname__}"}
+
+
+def _has_memory(loss: LossHyperparameters) -> bool:
+    """Whether LOCE's memory is in use, alone or below ROG."""
+    used = getattr(loss, getattr(loss, "object_loss", ""), loss)
+    return bool(getattr(used, "has_memory", False))
 
 
 def plain(value: Any) -> Any:

@@ -4,8 +4,8 @@ Shape letters: B images, R rows (proposals) of all images, P proposals of one im
 among them, G annotations of one image, D box-head width.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lttune.detectors.base import Detector, TrainRois
-from lttune.engine.columns import ColumnWriter, read_columns
+from lttune.detectors.base import NO_AREA, Detector, TrainRois
+from lttune.engine.columns import Columns, ColumnWriter, read_columns
 from lttune.engine.images import ImageSource, to_file_pixels
 from lttune.engine.seeds import row_keys
 from lttune.evaluation.ground_truth import GroundTruth
@@ -28,18 +28,20 @@ Progress = Callable[[int, int], None]
 BUILD_BATCH = 8
 # Features of one split up to this size are kept unrounded. Rounding to float16 changes nothing that one can see in a
 # feature, but sends 1500 iterations another way: it moved AP by up to 0.13, a third of the spread over seeds.
-_FLOAT32_BYTES = 1 << 30
+FLOAT32_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
 class RoiBatch:
-    """Sampled rows of a batch, image by image."""
+    """Sampled rows of a batch, image by image; those of a cascade's later stages, as far as they have an area, are
+    `later`."""
 
     features: Tensor  # (N, D) float32
     labels: Tensor  # (N,) int64 in [0, C]
     instance_ids: Tensor  # (N,) int64 counted over the batch, -1 background, -2 memory row
     image_ids: Tensor  # (N,) int64 counted over the batch, -1 memory row
     box_targets: Tensor | None = None  # (n, 4) float32 regression targets of the positives; None if not asked for
+    later: tuple["RoiBatch", ...] = ()
 
 
 class RoiSource(Protocol):
@@ -73,9 +75,15 @@ class CachedRois:
         self, folder: Path, sampling: RoiSampling, device: torch.device, *, with_box_targets: bool = False
     ) -> None:
         columns = read_columns(folder)
-        self._features = torch.from_numpy(columns["features"])
-        self._labels = torch.from_numpy(np.asarray(columns["labels"], np.int64))
-        self._instances = torch.from_numpy(np.asarray(columns["instance_ids"], np.int64))
+        self._stages = [
+            _StageColumns(
+                features=torch.from_numpy(columns[f"features{ending}"]),
+                labels=torch.from_numpy(np.asarray(columns[f"labels{ending}"], np.int64)),
+                instance_ids=torch.from_numpy(np.asarray(columns[f"instance_ids{ending}"], np.int64)),
+            )
+            for ending in _endings(columns)
+        ]
+        self._labels = self._stages[0].labels
         self._box_targets: Tensor | None = None
         if with_box_targets:
             self._box_targets = torch.from_numpy(columns["box_targets"])
@@ -97,22 +105,15 @@ class CachedRois:
             self._epoch = epoch
         rows = torch.from_numpy(np.concatenate([self._rows[self._starts[i] : self._starts[i + 1]] for i in images]))
         counts = self._starts[images + 1] - self._starts[images]
-        # Five times faster than indexing with brackets.
-        features, labels, instances = (
-            column.index_select(0, rows) for column in (self._features, self._labels, self._instances)
-        )
-        device = self._device
+        stages = [
+            _on_device(columns.take(rows), counts, self._num_instances[images], self._device)
+            for columns in self._stages
+        ]
         box_targets: Tensor | None = None
         if self._box_targets is not None:
-            positives = self._positive[rows[labels < self._sampling.num_classes]]
-            box_targets = self._box_targets.index_select(0, positives).to(device)
-        return RoiBatch(
-            features=features.to(device, torch.float32),
-            labels=labels.to(device),
-            instance_ids=_over_batch(instances, counts, self._num_instances[images]).to(device),
-            image_ids=_image_ids(counts).to(device),
-            box_targets=box_targets,
-        )
+            positives = self._positive[rows[self._labels[rows] < self._sampling.num_classes]]
+            box_targets = self._box_targets.index_select(0, positives).to(self._device)
+        return replace(stages[0], box_targets=box_targets, later=tuple(stages[1:]))
 
 
 class LiveRois:
@@ -137,15 +138,63 @@ class LiveRois:
         offsets = np.concatenate([[0], np.cumsum([len(rois.labels) for rois in per_image])])
         rows, counts = draw_rows(labels.numpy(), offsets, images, self._sampling, epoch)
         picked = torch.from_numpy(rows)
-        features = torch.cat([rois.features for rois in per_image])[picked.to(self._device)]
-        instance_ids = torch.cat([rois.instance_ids for rois in per_image]).cpu()[picked]
         num_instances = np.array([int(rois.instance_ids.max()) + 1 if len(rois.labels) else 0 for rois in per_image])
-        return RoiBatch(
-            features=features,
-            labels=labels[picked].to(self._device),
-            instance_ids=_over_batch(instance_ids, counts, num_instances).to(self._device),
-            image_ids=_image_ids(counts).to(self._device),
+        first, *later = (
+            _on_device(_StageColumns.join(of_stage).take(picked), counts, num_instances, self._device)
+            for of_stage in zip(*((rois, *rois.later) for rois in per_image), strict=True)
         )
+        return replace(first, later=tuple(later))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _StageColumns:
+    """Rows as one classification stage meets them."""
+
+    features: Tensor  # (R, D)
+    labels: Tensor  # (R,) int64
+    instance_ids: Tensor  # (R,) int64 within the image
+
+    @staticmethod
+    def join(per_image: Sequence[TrainRois]) -> "_StageColumns":
+        return _StageColumns(
+            features=torch.cat([rois.features for rois in per_image]),
+            labels=torch.cat([rois.labels for rois in per_image]),
+            instance_ids=torch.cat([rois.instance_ids for rois in per_image]),
+        )
+
+    def take(self, rows: Tensor) -> "_StageColumns":
+        rows = rows.to(self.labels.device)
+        # Five times faster than indexing with brackets.
+        features, labels, instance_ids = (
+            column.index_select(0, rows) for column in (self.features, self.labels, self.instance_ids)
+        )
+        return _StageColumns(features=features, labels=labels, instance_ids=instance_ids)
+
+
+def _on_device(rows: _StageColumns, counts: IntArray, num_instances: IntArray, device: torch.device) -> RoiBatch:
+    """Drawn rows of one stage as a batch, but those without an area; `counts` rows and instances are of each image."""
+    features, labels, image_ids = rows.features, rows.labels, _image_ids(counts)
+    instance_ids = _over_batch(rows.instance_ids.cpu(), counts, num_instances)
+    dropped = labels == NO_AREA
+    if bool(dropped.any()):
+        kept = torch.nonzero(~dropped)[:, 0]
+        features, labels = features.index_select(0, kept), labels[kept]
+        instance_ids, image_ids = instance_ids[kept.cpu()], image_ids[kept.cpu()]
+    return RoiBatch(
+        features=features.to(device, torch.float32),
+        labels=labels.to(device),
+        instance_ids=instance_ids.to(device),
+        image_ids=image_ids.to(device),
+    )
+
+
+def _ending(stage: int) -> str:
+    """How the names of a stage's columns end; those of a detector with one stage do not tell it."""
+    return f"_stage{stage}" if stage > 0 else ""
+
+
+def _endings(columns: Columns) -> list[str]:
+    return [_ending(stage) for stage in range(sum(name.startswith("features") for name in columns))]
 
 
 def draw_rows(
@@ -202,42 +251,64 @@ def build_train_features(detector: Detector, source: ImageSource, folder: Path, 
             for rois, (_, target) in zip(
                 detector.train_rois(images, [target for _, target in loaded]), loaded, strict=True
             ):
+                most_rows = len(source) * detector.config.num_train_proposals * len(detector.stages)
                 positive = torch.nonzero(rois.instance_ids >= 0)[:, 0]
                 goals = target.boxes.to(device)[rois.instance_ids[positive]]
                 writer.append(
-                    features=stored(rois.features, len(source) * detector.config.num_train_proposals),
                     box_targets=detector.encode_boxes(goals, rois.boxes[positive]).cpu().numpy(),
-                    labels=rois.labels.cpu().numpy().astype(np.int32),
-                    instance_ids=rois.instance_ids.cpu().numpy().astype(np.int32),
                     num_rows=np.array([len(rois.labels)], np.int32),
                     num_instances=np.array([len(target.labels)], np.int32),
                 )
+                for stage, own in enumerate((rois, *rois.later)):
+                    writer.append(
+                        **{
+                            f"features{_ending(stage)}": stored(own.features, most_rows),
+                            f"labels{_ending(stage)}": own.labels.cpu().numpy().astype(np.int32),
+                            f"instance_ids{_ending(stage)}": own.instance_ids.cpu().numpy().astype(np.int32),
+                        }
+                    )
             progress(int(part[-1]) + 1, len(source))
 
 
 @dataclass(frozen=True, eq=False)
 class TestFeatures:
-    """Rows of one half of the validation images, with their IoUs to that half's annotations."""
+    """Rows of one half of the validation images."""
 
     __test__ = False
 
-    features: Tensor  # (R, D) float32, or float16 where there are many
-    boxes: Tensor  # (R, 4) float32, in the detector's pixels, for NMS
+    features: tuple[Tensor, ...]  # of each stage (R, D) float32, or float16 where there are many
+    # (R, 4) float32, in the detector's pixels: refined where the regressor is class-agnostic, else what it moves.
+    boxes: Tensor
     offsets: IntArray  # (B + 1,) where each image's rows start
-    table_offsets: IntArray  # (B + 1,) where each image's (P, G) tables start
+    sizes: IntArray | None  # (B, 2) height and width of each image as the detector sees it; not beside tables
+    tables: "IouTables | None"  # where boxes and masks do not depend on the category
+
+    @staticmethod
+    def open(folder: Path) -> "TestFeatures":
+        columns = read_columns(folder)
+        return TestFeatures(
+            features=tuple(torch.from_numpy(columns[f"features{ending}"]) for ending in _endings(columns)),
+            boxes=torch.from_numpy(columns["boxes"]),
+            offsets=np.concatenate([[0], np.cumsum(columns["num_rows"])]).astype(np.int64),
+            sizes=columns.get("sizes"),
+            tables=IouTables.of(columns) if "table_size" in columns else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IouTables:
+    """IoUs of every row with the annotations of its image."""
+
+    offsets: IntArray  # (B + 1,) where each image's (P, G) tables start
     box_areas: FloatArray  # (R,) square pixels of the file
     box_iou: FloatArray  # tables one after the other, row by row
     mask_areas: FloatArray | None  # (R,)
     mask_iou: FloatArray | None
 
     @staticmethod
-    def open(folder: Path) -> "TestFeatures":
-        columns = read_columns(folder)
-        return TestFeatures(
-            features=torch.from_numpy(columns["features"]),
-            boxes=torch.from_numpy(columns["boxes"]),
-            offsets=np.concatenate([[0], np.cumsum(columns["num_rows"])]).astype(np.int64),
-            table_offsets=np.concatenate([[0], np.cumsum(columns["table_size"])]).astype(np.int64),
+    def of(columns: Columns) -> "IouTables":
+        return IouTables(
+            offsets=np.concatenate([[0], np.cumsum(columns["table_size"])]).astype(np.int64),
             box_areas=columns["box_areas"],
             box_iou=columns["box_iou"],
             mask_areas=columns.get("mask_areas"),
@@ -249,17 +320,26 @@ class TestFeatures:
 def build_test_features(
     detector: Detector, source: ImageSource, ground_truth: GroundTruth, folder: Path, progress: Progress
 ) -> None:
-    """Write every proposal of every image of one half, refined, with its IoU to every annotation of the image.
+    """Write every proposal of every image of one half.
 
-    Valid while boxes and masks do not depend on the category: the detector's heads are class-agnostic.
+    Where boxes and masks do not depend on the category, they come with their IoU to every annotation of the image.
     """
-    assert detector.has_class_agnostic_heads
     detector.eval()
     device = next(detector.parameters()).device
     with ColumnWriter(folder) as writer:
         for part in source.uniform_batches(np.arange(len(source)), BUILD_BATCH):
             images = [source.load(int(i))[0].to(device) for i in part]
             for image, pixels, rois in zip(part.tolist(), images, detector.test_rois(images), strict=True):
+                most_rows = len(source) * detector.config.num_test_proposals * len(detector.stages)
+                # Boxes that are regressed from features are to be those of the detector, so these are not rounded.
+                num_rounded = most_rows if detector.config.class_agnostic_box else 0
+                for stage, features in enumerate((rois.features, *rois.later)):
+                    writer.append(**{f"features{_ending(stage)}": stored(features, num_rounded)})
+                own = rois.boxes if detector.config.class_agnostic_box else rois.proposals
+                writer.append(boxes=own.cpu().numpy(), num_rows=np.array([len(own)], np.int32))
+                if not detector.has_class_agnostic_heads:
+                    writer.append(sizes=np.array([pixels.shape[-2:]], np.int64))
+                    continue
                 height = int(source.annotations.image_heights[image])
                 width = int(source.annotations.image_widths[image])
                 boxes = to_file_pixels(rois.boxes.cpu(), pixels, height, width)
@@ -267,9 +347,6 @@ def build_test_features(
                 table = box_iou_table(boxes.numpy(), ground_truth.boxes_xywh[annotations])
                 sides = (boxes[:, 2:] - boxes[:, :2]).double().numpy()
                 writer.append(
-                    features=stored(rois.features, len(source) * detector.config.num_test_proposals),
-                    boxes=rois.boxes.cpu().numpy(),
-                    num_rows=np.array([len(boxes)], np.int32),
                     table_size=np.array([table.size], np.int64),
                     box_areas=sides[:, 0] * sides[:, 1],
                     box_iou=table.ravel(),
@@ -285,5 +362,5 @@ def build_test_features(
 
 def stored(features: Tensor, num_rows: int) -> npt.NDArray[np.float32 | np.float16]:
     """Features as they are kept: float32 while all rows of a cache fit the limit, float16 beyond it."""
-    fits = num_rows * features.shape[1] * 4 <= _FLOAT32_BYTES
+    fits = num_rows * features.shape[1] * 4 <= FLOAT32_BYTES
     return features.to(torch.float32 if fits else torch.float16).cpu().numpy()

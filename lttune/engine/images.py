@@ -1,6 +1,11 @@
 """Images and targets as the detector meets them, with the scale that leads back to the file's own pixels."""
 
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +15,9 @@ from torch import Tensor
 from lttune.data.lvis import LvisDataset
 from lttune.data.transforms import flip, resize
 from lttune.engine.config import InputConfig
+from lttune.engine.loaders import Loaders
 from lttune.engine.seeds import stream_seed
+from lttune.errors import WorkerLostError
 from lttune.types import Annotations, IntArray, Target
 
 # Decoded images are kept while they fit here, since small data sets are visited many times.
@@ -25,12 +32,26 @@ class ImageSource:
         root: folder of the images.
         config: sizes and augmentation.
         seed: of the training transforms; None gives the test transforms.
+        with_masks: whether targets carry masks.
+        reopen: gives the annotations in another process; with it, `config.num_loaders` processes load the batches.
     """
 
     def __init__(
-        self, annotations: Annotations, root: Path, config: InputConfig, *, seed: int | None, with_masks: bool = True
+        self,
+        annotations: Annotations,
+        root: Path,
+        config: InputConfig,
+        *,
+        seed: int | None,
+        with_masks: bool = True,
+        reopen: Callable[[], Annotations] | None = None,
     ) -> None:
         self.annotations = annotations
+        self.loaders: Loaders | None = None
+        if reopen is not None and config.num_loaders > 0:
+            alone = replace(config, num_loaders=0)
+            opened = partial(_loading, reopen, root, alone, seed=seed, with_masks=with_masks)
+            self.loaders = Loaders(config.num_loaders, opened)
         self._dataset = LvisDataset(annotations, root, with_masks=with_masks)
         self._config = config
         self._seed = seed
@@ -62,7 +83,7 @@ class ImageSource:
         return flip(pixels, target) if draws.random() < self._config.flip else (pixels, target)
 
     def batches(self, order: IntArray, batch_size: int, epoch: int = 0, start: int = 0) -> "PrefetchedBatches":
-        """Whole batches of `order` from batch number `start`, the next one loading while this one trains."""
+        """Whole batches of `order` from batch number `start`, the next ones loading while one trains."""
         return PrefetchedBatches(self, order, batch_size, epoch, start)
 
     def uniform_batches(self, images: IntArray, batch_size: int) -> list[IntArray]:
@@ -84,36 +105,58 @@ class ImageSource:
         return self._memo[image]
 
 
+def _loading(
+    reopen: Callable[[], Annotations], root: Path, config: InputConfig, *, seed: int | None, with_masks: bool
+) -> Callable[[int, int], tuple[Tensor, Target]]:
+    return ImageSource(reopen(), root, config, seed=seed, with_masks=with_masks).load
+
+
 class PrefetchedBatches:
-    """Iterates over (image numbers, images, targets), loading one batch ahead; an incomplete last one is dropped."""
+    """Iterates over (image numbers, images, targets), loading one batch ahead in a thread, or as many as the source's
+    processes need to have work; an incomplete last one is dropped."""
 
     def __init__(self, source: ImageSource, order: IntArray, batch_size: int, epoch: int, start: int) -> None:
         self._source = source
         self._epoch = epoch
         whole = len(order) // batch_size
-        self._batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, whole)]
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="lttune-images")
-        self._next: Future[list[tuple[Tensor, Target]]] | None = None
+        batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, whole)]
+        self._waiting = deque(batches)
+        self._loading: deque[tuple[IntArray, list[Future[tuple[Tensor, Target]]]]] = deque()
+        self._depth = 1 if source.loaders is None else 2
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="lttune-images") if source.loaders is None else None
 
     def __iter__(self) -> "PrefetchedBatches":
         return self
 
     def __next__(self) -> tuple[IntArray, list[Tensor], list[Target]]:
-        if not self._batches:
+        while self._waiting and len(self._loading) <= self._depth:
+            images = self._waiting.popleft()
+            self._loading.append((images, [self._submit(int(image)) for image in images]))
+        if not self._loading:
             self.close()
             raise StopIteration
-        images = self._batches.pop(0)
-        future = self._next or self._pool.submit(self._load, images)
-        self._next = self._pool.submit(self._load, self._batches[0]) if self._batches else None
-        loaded = future.result()
+        images, futures = self._loading.popleft()
+        try:
+            loaded = [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise WorkerLostError("a process that loads images died; look for a lack of memory (/dev/shm).") from error
         return images, [pixels for pixels, _ in loaded], [target for _, target in loaded]
 
     def close(self) -> None:
-        """Stop the thread; what it was loading is dropped."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Drop what is being loaded, and stop the thread."""
+        for _, futures in self._loading:
+            for future in futures:
+                future.cancel()
+        self._loading.clear()
+        self._waiting.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, images: IntArray) -> list[tuple[Tensor, Target]]:
-        return [self._source.load(int(i), self._epoch) for i in images]
+    def _submit(self, image: int) -> "Future[tuple[Tensor, Target]]":
+        if self._source.loaders is not None:
+            return self._source.loaders.submit(image, self._epoch)
+        assert self._pool is not None
+        return self._pool.submit(self._source.load, image, self._epoch)
 
 
 def to_file_pixels(boxes: Tensor, image: Tensor, height: int, width: int) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from lttune.detectors.base import Detector
 from lttune.detectors.postprocess import select_detections
 from lttune.engine.features import TestFeatures
 from lttune.engine.images import ImageSource, to_file_pixels
+from lttune.engine.parallel import ALONE, Ranks
 from lttune.evaluation.ground_truth import GroundTruth
 from lttune.evaluation.lvis_ap import DetectionColumns, Metrics, evaluate
 from lttune.evaluation.pairs import box_pairs, mask_pairs, table_pairs
@@ -27,8 +29,15 @@ _BATCH = 8
 class Judge(Protocol):
     """Evaluates a detector as it stands; the detector is in evaluation mode."""
 
-    def report(self, detector: Detector, *, max_dets: int) -> EvaluationReport:
-        """Metrics with at most `max_dets` detections per image."""
+    def report(self, detector: Detector, *, max_dets: int, ranks: Ranks = ALONE) -> EvaluationReport:
+        """Metrics with at most `max_dets` detections per image.
+
+        Args:
+            ranks: those who share the work, each of the others by `assist`.
+        """
+
+    def assist(self, detector: Detector, *, max_dets: int, ranks: Ranks) -> None:
+        """Do a later rank's share of a report that the first one makes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +68,14 @@ class CachedJudge:
         self._rows = TestFeatures.open(folder)
         self._ground_truth = ground_truth
 
+    def assist(self, detector: Detector, *, max_dets: int, ranks: Ranks) -> None:
+        pass  # all of it takes as long as sending the shares
+
     @torch.no_grad()
-    def report(self, detector: Detector, *, max_dets: int) -> EvaluationReport:
+    def report(self, detector: Detector, *, max_dets: int, ranks: Ranks = ALONE) -> EvaluationReport:
         rows, ground_truth, config = self._rows, self._ground_truth, detector.config
-        stage = detector.stages[0]
-        device = next(stage.parameters()).device
-        scores = stage.loss.scores(stage.classifier(rows.features.to(device, torch.float32))).cpu()
+        device = next(detector.stages[0].parameters()).device
+        scores = detector.scores([own.to(device, torch.float32) for own in rows.features]).cpu()
         proposals: list[Tensor] = []
         labels: list[Tensor] = []
         kept_scores: list[Tensor] = []
@@ -103,27 +114,12 @@ class LiveJudge:
         self._source = source
         self._ground_truth = ground_truth
 
-    @torch.no_grad()
-    def report(self, detector: Detector, *, max_dets: int) -> EvaluationReport:
-        source, ground_truth = self._source, self._ground_truth
-        device = next(detector.parameters()).device
-        boxes: list[Tensor] = []
-        labels: list[Tensor] = []
-        scores: list[Tensor] = []
-        rles: list[Rle] = []
-        for part in source.uniform_batches(np.arange(len(source)), _BATCH):
-            images = [source.load(int(i))[0].to(device) for i in part]
-            for image, pixels, detections in zip(part, images, detector.detect(images, max_dets=max_dets), strict=True):
-                height = int(source.annotations.image_heights[image])
-                width = int(source.annotations.image_widths[image])
-                in_file = to_file_pixels(detections.boxes.cpu(), pixels, height, width)
-                boxes.append(in_file)
-                labels.append(detections.labels)
-                scores.append(detections.scores)
-                if detections.masks is not None:
-                    rles += encode_pasted(detections.masks.cpu(), in_file, height, width)
-        found = _Found.join(range(len(source)), labels, scores)
-        corners = torch.cat(boxes).double().numpy()
+    def assist(self, detector: Detector, *, max_dets: int, ranks: Ranks) -> None:
+        self._detections(detector, max_dets, ranks)
+
+    def report(self, detector: Detector, *, max_dets: int, ranks: Ranks = ALONE) -> EvaluationReport:
+        ground_truth = self._ground_truth
+        found, corners, rles = self._detections(detector, max_dets, ranks)
         xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         pairs = box_pairs(ground_truth, found.image, found.category, xywh)
         columns = found.columns(xywh[:, 2] * xywh[:, 3])
@@ -133,3 +129,54 @@ class LiveJudge:
             columns = found.columns(rle_areas(rles).astype(np.float64))
             results["segm"] = evaluate(ground_truth, columns, pairs, max_dets=max_dets)
         return EvaluationReport.from_metrics(results, category_ids=ground_truth.annotations.category_ids)
+
+    @torch.no_grad()
+    def _detections(
+        self, detector: Detector, max_dets: int, ranks: Ranks
+    ) -> tuple[_Found, npt.NDArray[np.float64], list[Rle]]:
+        """Of all images, those of one after the other: the detections, their boxes xyxy in the pixels of the files, and
+        their masks where there are any. On later ranks nothing: they hand over what they found."""
+        source = self._source
+        device = next(detector.parameters()).device
+        numbers: list[int] = []
+        boxes: list[Tensor] = []
+        labels: list[Tensor] = []
+        scores: list[Tensor] = []
+        rles: list[Rle] = []
+        for part in ranks.own_part(source.uniform_batches(np.arange(len(source)), _BATCH)):
+            images = [source.load(int(i))[0].to(device) for i in part]
+            for image, pixels, detections in zip(part, images, detector.detect(images, max_dets=max_dets), strict=True):
+                height = int(source.annotations.image_heights[image])
+                width = int(source.annotations.image_widths[image])
+                in_file = to_file_pixels(detections.boxes.cpu(), pixels, height, width)
+                numbers.append(int(image))
+                boxes.append(in_file)
+                labels.append(detections.labels)
+                scores.append(detections.scores)
+                if detections.masks is not None:
+                    rles += encode_pasted(detections.masks.cpu(), in_file, height, width)
+        # A rank without images adds nothing, but of the right type.
+        found = _Found.join(
+            [-1, *numbers],
+            [torch.zeros(0, dtype=torch.int64, device=device), *labels],
+            [torch.zeros(0, device=device), *scores],
+        )
+        corners = torch.cat([torch.zeros(0, 4), *boxes]).double()
+        if ranks.size == 1:
+            return found, corners.numpy(), rles
+        joined = _Found(
+            *(ranks.join_rows(torch.from_numpy(own)).numpy() for own in (found.image, found.category, found.score))
+        )
+        return joined, ranks.join_rows(corners).numpy(), _join_masks(rles, ranks)
+
+
+def _join_masks(rles: list[Rle], ranks: Ranks) -> list[Rle]:
+    """The masks of all ranks, on the first one."""
+    text = np.frombuffer(b"".join(rle["counts"] for rle in rles), np.uint8).copy()
+    shapes = torch.tensor([[*rle["size"], len(rle["counts"])] for rle in rles], dtype=torch.int64).view(-1, 3)
+    all_text, all_shapes = ranks.join_rows(torch.from_numpy(text)).numpy().tobytes(), ranks.join_rows(shapes)
+    joined, start = [], 0
+    for height, width, length in all_shapes.tolist():
+        joined.append({"size": [height, width], "counts": all_text[start : start + length]})
+        start += length
+    return joined

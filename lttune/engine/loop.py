@@ -1,7 +1,7 @@
 """Plain training: losses batch by batch, one optimiser step each."""
 
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Protocol
 
 import torch
@@ -12,8 +12,11 @@ from lttune.detectors.base import Detector
 from lttune.engine.features import RoiBatch, RoiSource
 from lttune.engine.images import ImageSource
 from lttune.engine.jittered import JitteredRois
-from lttune.engine.seeds import reseed
+from lttune.engine.seeds import reseed, stream_seed
 from lttune.types import IntArray
+
+# What the detector computes in while it trains.
+Autocast = Callable[[], AbstractContextManager[object]]
 
 
 class Learner(Protocol):
@@ -34,14 +37,24 @@ class RoiLearner:
         rois: the rows of a batch.
         jittered: what the augmenter stores of a batch; None where there is no augmenter.
         seed: of the augmenter's draws.
+        autocast: around the classifier and the box regressor.
     """
 
-    def __init__(self, detector: Detector, rois: RoiSource, jittered: JitteredRois | None, *, seed: int) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        rois: RoiSource,
+        jittered: JitteredRois | None,
+        *,
+        seed: int,
+        autocast: Autocast = nullcontext,
+    ) -> None:
         self._detector = detector
         self._stage = detector.stages[0]
         self._rois = rois
         self._jittered = jittered
         self._seed = seed
+        self._autocast = autocast
         self._generator = torch.Generator()
 
     def batches(
@@ -53,12 +66,15 @@ class RoiLearner:
             if self._jittered is not None:
                 reseed(self._generator, self._seed, "detector", epoch, i)
                 rows = self._with_memory(rows, self._jittered.batch(images))
-            logits = self._stage.classifier(rows.features)
-            losses: dict[str, Tensor] = self._stage.loss(
-                logits, rows.labels, instance_ids=rows.instance_ids, image_ids=rows.image_ids
-            )
+            losses: dict[str, Tensor] = {}
+            for number, (stage, own) in enumerate(zip(self._detector.stages, (rows, *rows.later), strict=True)):
+                with self._autocast():
+                    logits = stage.classifier(own.features)
+                terms = stage.loss(logits, own.labels, instance_ids=own.instance_ids, image_ids=own.image_ids)
+                losses |= self._detector.of_stage(number, terms)
             if rows.box_targets is not None and self._detector.trains("box_regressor"):
-                losses["loss_box"] = self._detector.box_loss(rows.features, rows.labels, rows.box_targets)
+                with self._autocast():
+                    losses["loss_box"] = self._detector.box_loss(rows.features, rows.labels, rows.box_targets)
             yield losses
 
     def _with_memory(self, rows: RoiBatch, jittered: tuple[Tensor, Tensor, Tensor]) -> RoiBatch:
@@ -78,20 +94,46 @@ class RoiLearner:
 
 
 class DetectorLearner:
-    """Trains whatever part of the detector is not frozen, on images."""
+    """Trains whatever part of the detector is not frozen, on images.
 
-    def __init__(self, detector: Detector, source: ImageSource, *, seed: int, device: torch.device) -> None:
+    Args:
+        detector: with any parts in training.
+        source: of the images.
+        seed: of the detector's draws.
+        device: where the images go.
+        autocast: around the detector.
+        draws_by_image: whether what is drawn for one image does not depend on the others of its batch.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        source: ImageSource,
+        *,
+        seed: int,
+        device: torch.device,
+        autocast: Autocast = nullcontext,
+        draws_by_image: bool = False,
+    ) -> None:
         self._detector = detector
         self._source = source
+        self._draws_by_image = draws_by_image
         self._seed = seed
         self._device = device
+        self._autocast = autocast
         self._generator = torch.Generator()
 
     def batches(
         self, order: IntArray, batch_size: int, epoch: int, start: int
     ) -> Generator[dict[str, Tensor], None, None]:
         with closing(self._source.batches(order, batch_size, epoch, start)) as batches:
-            for i, (_, images, targets) in enumerate(batches, start):
+            for i, (numbers, images, targets) in enumerate(batches, start):
                 reseed(self._generator, self._seed, "detector", epoch, i)
                 images = [image.to(self._device) for image in images]
-                yield self._detector.losses(images, targets, generator=self._generator)
+                seeds = None
+                if self._draws_by_image:
+                    # An image may come twice in an epoch, and draws the same then, as its transforms do.
+                    seeds = [stream_seed(self._seed, "image", epoch, int(number)) for number in numbers]
+                with self._autocast():
+                    losses = self._detector.losses(images, targets, generator=self._generator, image_seeds=seeds)
+                yield losses

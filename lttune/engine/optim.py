@@ -9,12 +9,16 @@ from torch import nn
 from lttune.engine.config import OptimConfig, ScheduleConfig
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimConfig, *, has_scaled_losses: bool = False
+) -> torch.optim.Optimizer:
     """The optimiser over every parameter that requires a gradient, at the base learning rate."""
+    # A fused SGD whose very first step is left out goes on from a momentum that nobody has written (torch 2.14).
+    fused = not has_scaled_losses
     trained = [p for p in parameters if p.requires_grad]
     if config.name == "adamw":
-        return torch.optim.AdamW(trained, config.lr, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(trained, config.lr, config.momentum, weight_decay=config.weight_decay, fused=True)
+        return torch.optim.AdamW(trained, config.lr, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.SGD(trained, config.lr, config.momentum, weight_decay=config.weight_decay, fused=fused)
 
 
 def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int) -> float:

@@ -1,27 +1,36 @@
 """Makes or finds what every trial of a search shares, each thing once.
 
-Each lies in a folder of the cache directory named by a digest of everything that shaped it, is built under a lock and
-renamed when whole. A second search, or a second process, finds it there.
+Each lies in a folder of the cache directory named by a digest of everything that shaped it, is built under a lease
+and renamed when whole. A second search, or a second process, finds it there.
 """
 
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from lttune.data.glyphs import GlyphConfig, make_glyphs
 from lttune.detectors import resolve_backend
 from lttune.engine.assets import Assets, Progress, parse_annotations, skip_bad_images
+from lttune.engine.cache import PARTIAL_SUFFIX, building, prune_to_quota, quota_bytes
 from lttune.engine.checkpoint import file_digest, replacing_folder, value_digest, write_json
 from lttune.engine.columns import are_intact
 from lttune.engine.config import DataConfig, TrainConfig, plain
+from lttune.engine.forecast import (
+    DataSize,
+    checkpoint_bytes,
+    feature_bytes,
+    glyph_bytes,
+    memory_bytes,
+    refuse_full_disk,
+    refuse_long_stage1,
+    stage1_bytes,
+)
 from lttune.losses.base import LossHyperparameters
 from lttune.losses.loce import LoceHyperparameters
 from lttune.losses.rog import RogHyperparameters
@@ -39,7 +48,12 @@ def prepare(config: TrainConfig, cache: Path, progress: Progress, *, num_threads
         cache: folder shared by all searches.
         progress: told of every unit of work, often.
         num_threads: for stage 1 and the caches; all cores by default.
+
+    Raises:
+        InputError: the quota of the cache is not a size, stage 1 is long and nobody asked for it, or what is to be made
+            does not fit on the disk.
     """
+    quota_bytes()
     cache.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     if num_threads:
@@ -52,11 +66,70 @@ def prepare(config: TrainConfig, cache: Path, progress: Progress, *, num_threads
         assets = replace(assets, stage1_weights=str(weights))
         if config.fidelity == "cached":
             assets = replace(assets, features=str(_features(config, assets, cache, progress)))
-            if _may_keep_memory(config.loss):
+            if may_keep_memory(config.loss):
                 assets = replace(assets, memory=str(_memory(config, assets, cache, progress)))
+        prune_to_quota(cache)
         return assets
     finally:
         torch.set_num_threads(threads)
+
+
+def check_costs(configs: Sequence[TrainConfig], cache: Path, *, out: Path, num_trials: int, progress: Progress) -> None:
+    """Refuse a search that nobody meant to start: a long stage 1 that was not asked for, more than the disk holds.
+
+    Nothing is made but the columns of given annotations.
+
+    Args:
+        configs: one of each method.
+        cache: folder shared by all searches.
+        out: where checkpoints are written.
+        num_trials: of all methods together.
+        progress: told of annotations that are parsed.
+
+    Raises:
+        InputError: with what is projected and what there is.
+    """
+    needed: dict[Path, int] = {}
+    for config in configs:
+        data, glyphs = config.data, config.data.glyphs
+        is_there = glyphs is None or _glyph_folder(glyphs, cache).exists()
+        assets = prepare_data(data, cache, progress) if is_there else None
+        size = DataSize.of_glyphs(glyphs) if glyphs else _size_of(assets)
+        if glyphs and not is_there:
+            needed[_glyph_folder(glyphs, cache)] = glyph_bytes(glyphs)
+        if config.recipe.start != "weights":
+            needed |= _made_of_stage1(config, assets, cache, size)
+        needed[out] = max(needed.get(out, 0), num_trials * checkpoint_bytes(config, size))
+    refuse_full_disk(list(needed.items()))
+
+
+def _made_of_stage1(config: TrainConfig, assets: Assets | None, cache: Path, size: DataSize) -> dict[Path, int]:
+    """What a method makes of the stage-1 model and the model itself, where they are not there, with their bytes."""
+    checkpoint, needed = config.stage1.checkpoint, {}
+    weights = Path(checkpoint) if checkpoint else None
+    if weights is None and assets is not None:
+        weights = _stage1_folder(config, assets, cache) / "weights.safetensors"
+    if weights is None or not weights.exists():
+        refuse_long_stage1(config, size)
+        needed[cache / "stage1"] = stage1_bytes(config, size)
+        weights = None
+    if config.fidelity != "cached":
+        return needed
+    made = replace(assets, stage1_weights=str(weights)) if assets and weights else None
+    if made is None or not _features_folder(config, made, cache).exists():
+        needed[cache / "features"] = feature_bytes(config, size)
+    if may_keep_memory(config.loss) and (made is None or not _memory_folder(config, made, cache).exists()):
+        needed[cache / "memory"] = memory_bytes(config, size)
+    return needed
+
+
+def _size_of(assets: Assets | None) -> DataSize:
+    assert assets is not None
+    return DataSize(
+        num_train=assets.train.num_images,
+        num_val=assets.val.num_images,
+        num_categories=len(assets.train.category_ids),
+    )
 
 
 def prepare_data(data: DataConfig, cache: Path, progress: Progress) -> Assets:
@@ -83,9 +156,8 @@ def _named_files(data: DataConfig) -> Assets:
 
 
 def _glyph_files(glyphs: GlyphConfig, cache: Path, progress: Progress) -> Assets:
-    digest = value_digest({"format": _FORMAT, **glyphs.identity()})[:12]
-    folder = cache / f"glyphs-{digest}"
-    with _building(folder, "data") as is_missing:
+    folder = _glyph_folder(glyphs, cache)
+    with building(folder, "data") as is_missing:
         if is_missing:
             workers = torch.get_num_threads()
             make_glyphs(glyphs, folder, num_workers=workers, progress=lambda done, of: progress("data", done, of))
@@ -97,76 +169,102 @@ def _glyph_files(glyphs: GlyphConfig, cache: Path, progress: Progress) -> Assets
     )
 
 
+def _glyph_folder(glyphs: GlyphConfig, cache: Path) -> Path:
+    return cache / f"glyphs-{value_digest({'format': _FORMAT, **glyphs.identity()})[:12]}"
+
+
 def stage1_identity(config: TrainConfig, assets: Assets) -> dict[str, Any]:
     """Everything that shapes the stage-1 model, as plain values."""
     stage1 = asdict(config.stage1)
-    stage1.pop("checkpoint")
+    for name in ("checkpoint", "build"):
+        stage1.pop(name)
     return {
         "format": _FORMAT,
         "train_annotations": assets.train_digest,
         "detector": {**asdict(config.detector), "backend": resolve_backend(config.detector)},
-        "input": asdict(config.input),
+        "input": config.input.identity(),
         "stage1": stage1,
+        **({} if config.precision == "float32" else {"precision": config.precision}),
     }
+
+
+def _stage1_folder(config: TrainConfig, assets: Assets, cache: Path) -> Path:
+    return cache / f"stage1-{value_digest(stage1_identity(config, assets))[:12]}"
 
 
 def _stage1_weights(config: TrainConfig, assets: Assets, cache: Path, progress: Progress) -> Path:
     if config.stage1.checkpoint is not None:
         return Path(config.stage1.checkpoint)
-    identity = stage1_identity(config, assets)
-    folder = cache / f"stage1-{value_digest(identity)[:12]}"
-    with _building(folder, "stage 1") as is_missing:
+    folder = _stage1_folder(config, assets, cache)
+    with building(folder, "stage 1") as is_missing:
         if is_missing:
+            refuse_long_stage1(config, _size_of(assets))
             # Importing a detector takes longer than finding a finished model.
             from lttune.engine.stage1 import train_stage1
 
-            partial = cache / f"{folder.name}.partial.pt"
+            partial = cache / f"{folder.name}{PARTIAL_SUFFIX}"
             began = time.monotonic()
             with replacing_folder(folder) as temporary:
                 train_stage1(config, assets, temporary / "weights.safetensors", partial, progress)
                 write_json(
-                    {**plain(identity), "torch": torch.__version__, "seconds": time.monotonic() - began},
+                    {
+                        **plain(stage1_identity(config, assets)),
+                        "torch": torch.__version__,
+                        "seconds": time.monotonic() - began,
+                    },
                     temporary / "stage1.json",
                 )
             partial.unlink(missing_ok=True)
     return folder / "weights.safetensors"
 
 
-def _features(config: TrainConfig, assets: Assets, cache: Path, progress: Progress) -> Path:
-    identity = {
+def _features_identity(config: TrainConfig, assets: Assets) -> dict[str, Any]:
+    return {
         **_trunk_identity(config, assets),
         "format": 3,
         "val_annotations": assets.val_digest,
         "split": [assets.half(half).image_ids.tolist() for half in ("tune", "report")],
     }
 
+
+def _features_folder(config: TrainConfig, assets: Assets, cache: Path) -> Path:
+    return cache / f"features-{value_digest(_features_identity(config, assets))[:12]}"
+
+
+def _features(config: TrainConfig, assets: Assets, cache: Path, progress: Progress) -> Path:
     def build(folder: Path) -> None:
         from lttune.engine.stage1 import build_features
 
         build_features(config, assets, folder, progress)
+        identity = _features_identity(config, assets)
         write_json(plain({**identity, "split": value_digest(identity["split"])}), folder / "features.json")
 
-    folder = cache / f"features-{value_digest(identity)[:12]}"
-    return _columns(folder, "features", ("train", "tune", "report"), build)
+    return _columns(_features_folder(config, assets, cache), "features", ("train", "tune", "report"), build)
 
 
-def _memory(config: TrainConfig, assets: Assets, cache: Path, progress: Progress) -> Path:
+def _memory_identity(config: TrainConfig, assets: Assets) -> dict[str, Any]:
     from lttune.engine.jittered import AMPLITUDE, NUM_INSTANCES
 
-    identity = {
+    return {
         **_trunk_identity(config, assets),
         "format": 1,
         "num_instances": NUM_INSTANCES,
         "amplitude": AMPLITUDE,
     }
 
+
+def _memory_folder(config: TrainConfig, assets: Assets, cache: Path) -> Path:
+    return cache / f"memory-{value_digest(_memory_identity(config, assets))[:12]}"
+
+
+def _memory(config: TrainConfig, assets: Assets, cache: Path, progress: Progress) -> Path:
     def build(folder: Path) -> None:
         from lttune.engine.stage1 import build_memory
 
         build_memory(config, assets, folder, progress)
-        write_json(plain(identity), folder / "memory.json")
+        write_json(plain(_memory_identity(config, assets)), folder / "memory.json")
 
-    return _columns(cache / f"memory-{value_digest(identity)[:12]}", "memory", ("",), build)
+    return _columns(_memory_folder(config, assets, cache), "memory", ("",), build)
 
 
 def _trunk_identity(config: TrainConfig, assets: Assets) -> dict[str, Any]:
@@ -176,11 +274,11 @@ def _trunk_identity(config: TrainConfig, assets: Assets) -> dict[str, Any]:
         "weights": file_digest(Path(assets.stage1_weights)),
         "train_annotations": assets.train_digest,
         "detector": asdict(config.detector),
-        "input": asdict(config.input),
+        "input": config.input.identity(),
     }
 
 
-def _may_keep_memory(loss: LossHyperparameters) -> bool:
+def may_keep_memory(loss: LossHyperparameters) -> bool:
     """Whether some trial of the method may: a search may try `has_memory` both ways."""
     used = getattr(loss, loss.object_loss) if isinstance(loss, RogHyperparameters) else loss
     return isinstance(used, LoceHyperparameters)
@@ -188,7 +286,7 @@ def _may_keep_memory(loss: LossHyperparameters) -> bool:
 
 def _columns(folder: Path, what: str, parts: tuple[str, ...], build: Callable[[Path], None]) -> Path:
     """A folder whose parts, folders of columns, are whole: found, or built."""
-    with _building(folder, what) as is_missing:
+    with building(folder, what) as is_missing:
         if not is_missing and not all(are_intact(folder / part) for part in parts):
             logger.warning("%s is damaged; it is built again.", folder)
             shutil.rmtree(folder)
@@ -197,21 +295,3 @@ def _columns(folder: Path, what: str, parts: tuple[str, ...], build: Callable[[P
             with replacing_folder(folder) as temporary:
                 build(temporary)
     return folder
-
-
-@contextmanager
-def _building(folder: Path, what: str) -> Iterator[bool]:
-    """Hold the folder's lock; says whether the folder has still to be built."""
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("Waiting for another process that builds %s.", what)
-        lock.acquire()
-    try:
-        # What a killed process left of its attempt; whoever holds the lock owns it.
-        for leftover in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield not folder.exists()
-    finally:
-        lock.release()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lttune.detectors import build_detector
 from lttune.detectors.base import Detector
 from lttune.engine.assets import Assets, Half
 from lttune.engine.checkpoint import load_state, save_state, value_digest
-from lttune.engine.config import TrainConfig, plain
+from lttune.engine.config import TrainConfig, check_shares, plain
 from lttune.engine.features import CachedRois, LiveRois, RoiSampling
 from lttune.engine.images import ImageSource
 from lttune.engine.jittered import open_jittered
@@ -25,12 +26,14 @@ from lttune.engine.judge import CachedJudge, Judge, LiveJudge
 from lttune.engine.loop import DetectorLearner, Learner, RoiLearner
 from lttune.engine.memory_file import load_memory, remove_older_memory, save_memory
 from lttune.engine.optim import build_optimizer, clip_gradients, lr_factor, set_lr
+from lttune.engine.parallel import ALONE, Ranks, synchronise_batch_norm
 from lttune.engine.seeds import reseed, stream_seed
 from lttune.engine.warm_start import warm_start
 from lttune.engine.weights import load_part_state, part_state, read_weights
 from lttune.errors import AppliedConfigError, CacheError, InputError, NonFiniteLossError
 from lttune.evaluation.report import EvaluationReport, headline
 from lttune.losses import RoiAugmenter, build_loss
+from lttune.losses.distributed import apart
 from lttune.types import IntArray
 
 _FORMAT = 2
@@ -48,6 +51,7 @@ class EpochRecord:
     seconds: float  # of training and evaluation since the run began
     metrics: dict[str, float]
     losses: dict[str, float] = field(default_factory=dict)  # mean of each named term; their sum is `loss`
+    skipped_steps: int = 0  # that fp16 left out, since a gradient overflowed
     peak_memory_gb: float = math.nan  # most on the run's GPU, else most of the process at an epoch's end
 
 
@@ -59,6 +63,12 @@ class TrainingRun:
         assets: data, stage-1 weights and caches.
         device: where tensors live.
         judged_on: the half of the validation images that evaluations use; None never evaluates.
+        ranks: this process's place among those that train the run together, all of which make the same calls. Where
+            they are given, and where `schedule.accumulate` is above 1, what is drawn for an image does not depend on
+            the others of its batch, so that any number of ranks draws the same; by default one stream serves a batch.
+
+    Raises:
+        InputError: the configuration does not go together, or its batches cannot be shared by the ranks.
     """
 
     def __init__(
@@ -68,23 +78,34 @@ class TrainingRun:
         *,
         device: torch.device | None = None,
         judged_on: Half | None = "tune",
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks or ALONE
+        self._draws_by_image = ranks is not None or config.schedule.accumulate > 1
+        check_shares(config.schedule, self._ranks.size)
         self.config = config
         self.assets = assets
         self.device = device or torch.device("cpu")
         self.step = 0  # iterations since the run began
         self.seconds = 0.0
         self.history: list[EpochRecord] = []
+        self.evaluation_seconds = 0.0  # of this object, not of the run that it continues
         self.last_report: EvaluationReport | None = None  # of the last epoch that was evaluated by this object
         self._step_of_epoch = 0
         self._is_warm = False
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._term_sums: dict[str, Tensor] = {}
+        self._terms_of_step: dict[str, Tensor] = {}
+        self._skipped_steps = 0
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._loss_generator = torch.Generator(self.device)
         self.detector = self._build_detector()
-        self.optimizer = build_optimizer(self.detector.parameters(), config.optim)
+        if self._ranks.size > 1:
+            synchronise_batch_norm(self.detector)
+        is_scaled = config.precision == "fp16"
+        self.optimizer = build_optimizer(self.detector.parameters(), config.optim, has_scaled_losses=is_scaled)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
         self._learner = self._build_learner()
         self._judge = self.judge(judged_on) if judged_on else None
         self._factors = repeat_factors(assets.train, threshold=config.sampler.threshold)
@@ -130,12 +151,24 @@ class TrainingRun:
             return self._cached_learner()
         on_features = self.trained_parts == ("classifier",) and self._augmenter is None
         source = ImageSource(
-            assets.train, Path(assets.train_images), config.input, seed=config.seed, with_masks=not on_features
+            assets.train,
+            Path(assets.train_images),
+            config.input,
+            seed=config.seed,
+            with_masks=not on_features,
+            reopen=None if on_features else partial(getattr, assets, "train"),
         )
         if on_features:
             rois = LiveRois(self.detector, source, self._sampling, self.device)
-            return RoiLearner(self.detector, rois, None, seed=config.seed)
-        return DetectorLearner(self.detector, source, seed=config.seed, device=self.device)
+            return RoiLearner(self.detector, rois, None, seed=config.seed, autocast=self._autocast)
+        return DetectorLearner(
+            self.detector,
+            source,
+            seed=config.seed,
+            device=self.device,
+            autocast=self._autocast,
+            draws_by_image=self._draws_by_image,
+        )
 
     def _cached_learner(self) -> Learner:
         config, assets = self.config, self.assets
@@ -145,7 +178,11 @@ class TrainingRun:
         folder = assets.feature_folder("train")
         rois = CachedRois(folder, self._sampling, self.device, with_box_targets=self._moves_boxes)
         jittered = None if self._augmenter is None else open_jittered(self._augmenter, assets.memory, self.device)
-        return RoiLearner(self.detector, rois, jittered, seed=config.seed)
+        return RoiLearner(self.detector, rois, jittered, seed=config.seed, autocast=self._autocast)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.config.precision != "float32")
 
     @property
     def _augmenter(self) -> RoiAugmenter | None:
@@ -200,6 +237,7 @@ class TrainingRun:
         values: dict[str, Any] = {
             "method": self.config.method,
             "seed": self.config.seed,
+            "precision": self.config.precision,
             "optim.name": type(self.optimizer).__name__.lower(),
             "optim.lr": self.optimizer.defaults["lr"],
             "optim.weight_decay": group["weight_decay"],
@@ -250,38 +288,59 @@ class TrainingRun:
 
         Raises:
             NonFiniteLossError: the loss became NaN or infinite.
+            WorkerLostError: another rank is gone; the run can only be built anew.
         """
+        first_epoch = self.epoch
+        with self._ranks.together():
+            self._advance(max_seconds, max_iters, stop_at_evaluation=stop_at_evaluation)
+        return self.history[first_epoch:]
+
+    def _advance(self, max_seconds: float, max_iters: float, *, stop_at_evaluation: bool) -> None:
         began, before = time.monotonic(), self.seconds
         first_epoch, first_step = self.epoch, self.step
+        # However short a slice, it does something; else it would never end.
+        is_late = False
+
+        def has_no_time_left() -> bool:
+            self.seconds = before + time.monotonic() - began
+            return self.seconds - before >= max_seconds
 
         def is_over() -> bool:
-            self.seconds = before + time.monotonic() - began
             evaluated = len(self.history) > first_epoch and bool(self.history[-1].metrics)
-            # However short a slice, it does something; else it would never end.
-            has_moved = self.step > first_step or len(self.history) > first_epoch
-            is_late = has_moved and self.seconds - before >= max_seconds
             reached = is_late or self.step - first_step >= max_iters
             return self.is_finished or reached or (stop_at_evaluation and evaluated)
 
         if not self._is_warm:
-            # No epoch of training has this number, so the pass meets none of training's draws.
-            warm_start(self.detector, self._learner, self.assets.train, epoch=self.config.schedule.epochs)
-            self.detector.freeze_except(self.trained_parts)
-            self._is_warm = True
+            self._warm_start()
+            has_no_time_left()
         self.detector.train()
         while not is_over():
             with closing(self._batches()) as batches:
-                for losses in batches:
-                    self._train_step(losses)
-                    if is_over():
-                        break
+                for is_whole, losses in batches:
+                    self._backward(losses)
+                    if is_whole:
+                        is_late = self._train_step(has_no_time_left)
+                        if is_over():
+                            break
                 else:
                     self._end_epoch(
                         lambda: before + time.monotonic() - began,
                         judges_early=stop_at_evaluation or not self._is_judging_slow,
                     )
+                    is_late = bool(self._ranks.from_first(has_no_time_left))
         self._check_finite()
-        return self.history[first_epoch:]
+
+    def _warm_start(self) -> None:
+        # No epoch of training has this number, so the pass meets none of training's draws. Each rank makes all of it:
+        # its batches are of a few images.
+        with apart():
+            warm_start(self.detector, self._learner, self.assets.train, epoch=self.config.schedule.epochs)
+        for stage in self.detector.stages:
+            self._ranks.copy_from_first(stage.loss.state_dict().values())
+            if stage.loss.augmenter is not None:
+                self._ranks.copy_from_first(stage.loss.augmenter.state_dict().values())
+        self.detector.freeze_except(self.trained_parts)
+        self._is_warm = True
 
     def _order(self, epoch: int) -> IntArray:
         if self.config.sampler.name == "repeat":
@@ -291,34 +350,65 @@ class TrainingRun:
             order = uniform_order(self.assets.train.num_images, seed=self.config.seed, epoch=epoch)
         return order[: self.config.schedule.epoch_images]
 
-    def _batches(self) -> Generator[dict[str, Tensor], None, None]:
-        """The losses of the rest of the current epoch, the loss's draws keyed by the iteration."""
-        order, size = self._order(self.epoch), self.config.schedule.batch_size
-        with closing(self._learner.batches(order, size, self.epoch, self._step_of_epoch)) as batches:
+    def _batches(self) -> Generator[tuple[bool, dict[str, Tensor]], None, None]:
+        """The losses of each part of a batch for the rest of the current epoch, and whether the batch is whole with it;
+        the loss's draws are keyed by iteration and part."""
+        schedule, order = self.config.schedule, self._order(self.epoch)
+        num_parts = schedule.accumulate
+        part_size = schedule.batch_size // num_parts
+        order = self._ranks.own_order(order[: len(order) // schedule.batch_size * schedule.batch_size], part_size)
+        learner_batches = self._learner.batches(
+            order, part_size // self._ranks.size, self.epoch, self._step_of_epoch * num_parts
+        )
+        part = 0
+        with closing(learner_batches) as batches:
             while True:
-                reseed(self._loss_generator, self.config.seed, "loss", self.step)
+                position = (self.step,) if num_parts == 1 else (self.step, part)
+                reseed(self._loss_generator, self.config.seed, "loss", *position)
                 losses = next(batches, None)
                 if losses is None:
                     return
-                yield losses
+                part += 1
+                yield part == num_parts, losses
+                part %= num_parts
 
-    def _train_step(self, losses: dict[str, Tensor]) -> None:
-        optim = self.config.optim
+    def _backward(self, losses: dict[str, Tensor]) -> None:
+        """Add one part of a batch to the gradients and terms of its step."""
+        num_parts = self.config.schedule.accumulate
+        if not self._terms_of_step:
+            self.optimizer.zero_grad()
+        if num_parts > 1:
+            losses = {name: term / num_parts for name, term in losses.items()}
         total = sum(losses.values(), torch.zeros((), device=self.device))
-        self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        clip_gradients(self.optimizer.param_groups[0]["params"], optim.clip_norm)
+        self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        # The sum goes first, under a name that no term has.
+        for name, term in {"": total, **losses}.items():
+            before = self._terms_of_step.get(name)
+            self._terms_of_step[name] = term.detach().clone() if before is None else before + term.detach()
+
+    def _train_step(self, has_no_time_left: Callable[[], bool]) -> bool:
+        """One step of the optimiser on a whole batch; says whether the slice's time is over."""
+        optim, parameters = self.config.optim, self.optimizer.param_groups[0]["params"]
+        is_late = self._ranks.average(parameters, self._terms_of_step.values(), is_over=has_no_time_left())
+        self._scaler.unscale_(self.optimizer)
+        clip_gradients(parameters, optim.clip_norm)
         set_lr(self.optimizer, optim.lr * lr_factor(self.config.schedule, self.step, self.steps_per_epoch))
-        self.optimizer.step()
-        self._loss_sum += total.detach()
-        for name, value in losses.items():
+        scale = self._scaler.get_scale()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        # A step left out has had its batch, so the schedule, which counts batches, goes on.
+        self._skipped_steps += self._scaler.get_scale() < scale
+        self._loss_sum += self._terms_of_step.pop("")
+        for name, value in self._terms_of_step.items():
             if name not in self._term_sums:
                 self._term_sums[name] = torch.zeros_like(self._loss_sum)
-            self._term_sums[name] += value.detach()
+            self._term_sums[name] += value
+        self._terms_of_step.clear()
         self.step += 1
         self._step_of_epoch += 1
         if self.step % _LOOK_EVERY == 0:
             self._check_finite()
+        return is_late
 
     def _end_epoch(self, seconds: Callable[[], float], *, judges_early: bool) -> None:
         """Close an epoch; `judges_early` says whether epochs before the last are evaluated, too."""
@@ -327,10 +417,7 @@ class TrainingRun:
         is_last = epoch == self.config.schedule.epochs
         is_judged = self._judge is not None and (is_last or (judges_early and epoch % every == 0))
         num_steps = max(1, self._step_of_epoch)
-        found: dict[str, float] = {}
-        if is_judged:
-            self.last_report = self.evaluate()
-            found = self.last_report.metrics
+        found = self._judged_together() if is_judged else {}
         self.history.append(
             EpochRecord(
                 epoch=epoch,
@@ -339,12 +426,13 @@ class TrainingRun:
                 seconds=seconds(),
                 metrics={**headline(found), **found} if is_judged else {},
                 losses={name: float(total) / num_steps for name, total in self._term_sums.items()},
+                skipped_steps=self._skipped_steps,
                 peak_memory_gb=max([self._memory_gb(), *(record.peak_memory_gb for record in self.history[-1:])]),
             )
         )
         self._loss_sum.zero_()
         self._term_sums.clear()
-        self._step_of_epoch = 0
+        self._step_of_epoch = self._skipped_steps = 0
         self.detector.train()
 
     def _memory_gb(self) -> float:
@@ -359,20 +447,46 @@ class TrainingRun:
                 f"(learning rate {self.optimizer.param_groups[0]['lr']:.3g}); lower the rate or clip the gradient."
             )
 
+    def _judged_together(self) -> dict[str, float]:
+        """The metrics of the detector as it stands, every rank having its share of the images where they are needed."""
+        judge, max_dets = self._judge, self.config.evaluation.max_dets
+        assert judge is not None
+        began = time.monotonic()
+        self.detector.eval()
+        if not self._ranks.is_first:
+            judge.assist(self.detector, max_dets=max_dets, ranks=self._ranks)
+
+        def found() -> dict[str, float]:
+            self.last_report = judge.report(self.detector, max_dets=max_dets, ranks=self._ranks)
+            return self.last_report.metrics
+
+        metrics: dict[str, float] = self._ranks.from_first(found)
+        self.evaluation_seconds += time.monotonic() - began
+        return metrics
+
     def evaluate(self, judge: Judge | None = None, *, max_dets: int | None = None) -> EvaluationReport:
-        """Judge the detector as it stands, on the run's own half unless another judge is given."""
+        """Judge the detector as it stands, on the run's own half unless another judge is given.
+
+        Of several ranks one does it for itself.
+        """
         judge = judge or self._judge
         assert judge is not None
         self.detector.eval()
-        return judge.report(self.detector, max_dets=max_dets or self.config.evaluation.max_dets)
+        began = time.monotonic()
+        report = judge.report(self.detector, max_dets=max_dets or self.config.evaluation.max_dets)
+        self.evaluation_seconds += time.monotonic() - began
+        return report
 
     # ---- saving
 
     def save(self, path: Path) -> None:
         """Write everything that a continued run needs, atomically; only what trains is in it.
 
-        A feature memory goes into a file beside it.
+        A feature memory goes into a file beside it. Of several ranks, which are all the same, the first one writes; any
+        number of ranks can go on.
         """
+        if not self._ranks.is_first:
+            return
         save_memory(self.detector, path, self.step)
         save_state(
             {
@@ -388,6 +502,8 @@ class TrainingRun:
                 "parts": part_state(self.detector, self.trained_parts),
                 "losses": [stage.loss.state_dict() for stage in self.detector.stages],
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self._scaler.state_dict(),
+                "skipped_steps": self._skipped_steps,
             },
             path,
         )
@@ -409,10 +525,13 @@ class TrainingRun:
         for stage, buffers in zip(self.detector.stages, state["losses"], strict=True):
             stage.loss.load_state_dict(buffers)
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(state["scaler"])
         self.step, self._step_of_epoch, self._is_warm = state["step"], state["step_of_epoch"], state["is_warm"]
         self.seconds = state["seconds"]
+        # Checkpoints of an earlier version lack this, and the sums of terms.
+        self._skipped_steps = state.get("skipped_steps", 0)
         self._loss_sum.copy_(state["loss_sum"])
-        # Checkpoints of an earlier version lack them.
         self._term_sums = {name: total.to(self.device) for name, total in state.get("term_sums", {}).items()}
         self.history = [EpochRecord(**record) for record in state["history"]]
 

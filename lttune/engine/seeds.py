@@ -5,7 +5,17 @@ import numpy.typing as npt
 import torch
 
 # One number per stream, never reused: two streams of one seed must not meet.
-STREAMS = {"model": 1, "images": 2, "rois": 3, "loss": 4, "detector": 5, "transforms": 6, "sampler": 7, "jitter": 8}
+STREAMS = {
+    "model": 1,
+    "images": 2,
+    "rois": 3,
+    "loss": 4,
+    "detector": 5,
+    "transforms": 6,
+    "sampler": 7,
+    "jitter": 8,
+    "image": 9,
+}
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment, 2^64 over the golden ratio
 

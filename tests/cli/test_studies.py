@@ -1,6 +1,7 @@
 """Commands on studies that exist: what they show, and what they refuse."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,66 @@ def test_a_driven_study_says_by_whom(store: StudyStore, lttune: Run) -> None:
         store.folder.release()
     assert ran.code == 2
     assert "study 'mine' is driven by process" in ran.err
+
+
+def test_why_a_trial_waits(store: StudyStore, lttune: Run) -> None:
+    assert "mine is not running: nothing waits" in lttune("status", "mine", "--why").out
+    now = time.time()
+    state = {
+        "time": now,
+        "phase": "trials",
+        "running": {"trial 1": {"since": now - 65, "heard": now - 2, "slices": 7, "node": "0123456789abcdef"}},
+        "waiting": {"trial 2": now - 30},
+        "why": "GPUs: it needs 0.5, and 0 of 4 are free",
+    }
+    store.folder.acquire()
+    try:
+        assert "starting or ending" in lttune("status", "mine", "--why").out
+        store.folder.state_file.write_text(json.dumps(state))
+        lines = lttune("status", "mine", "--why").out.splitlines()
+    finally:
+        store.folder.release()
+    assert lines[1:] == [
+        "trial 1 runs since 1:05 on node 0123456789ab: 7 slices, the last 2 s ago",
+        "trial 2 waits since 30 s for GPUs: it needs 0.5, and 0 of 4 are free",
+    ]
+
+
+def test_stop_of_what_does_not_run(store: StudyStore, lttune: Run) -> None:
+    ran = lttune("stop", "mine")
+    assert (ran.code, ran.out) == (2, "")
+    assert "study 'mine' is not running; see: lttune status mine" in ran.err
+
+
+def test_stop_of_a_driver_elsewhere_leaves_it_a_file(store: StudyStore, lttune: Run) -> None:
+    store.folder.acquire()
+    try:
+        holder = store.folder.path / "driver.json"
+        holder.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": "yesterday"}))
+        ran = lttune("stop", "mine", "--wait", "0")
+        assert store.folder.stop_file.exists()
+    finally:
+        store.folder.release()
+    assert ran.code == 1
+    assert "mine was asked to end and is still driven by process 1 on elsewhere" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--time", "soon"], "'soon' is not a length of time; write it like 2h30m, 45m or 90s."),
+        (["--gpu-hours", "3"], "--gpu-hours 3: trials of this setting take no GPU (resources.gpus is 0); use --time."),
+        (["--address", "ray://head:10001"], "use HOST:PORT (Ray's port, 6379)"),
+        (["--set", "resources.gpus=2.5"], "2.5 is neither a fraction of one GPU nor a whole number; use 2 or 3."),
+        (["--set", "resources.gpus=2", "--max-gpus", "1"], "max_gpus is 1, but one trial takes 2; raise it to that."),
+        (["--max-concurrent", "0"], "--max-concurrent"),
+    ],
+)
+def test_places_that_cannot_be(arguments: list[str], message: str, lttune: Run, tmp_path: Path) -> None:
+    ran = lttune("search", "acsl", *arguments)
+    assert ran.code == 2
+    assert message in ran.err
+    assert not (tmp_path / "lttune_runs" / "acsl" / "spec.yaml").exists()
 
 
 def test_a_study_is_not_searched_again(store: StudyStore, lttune: Run) -> None:

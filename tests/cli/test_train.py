@@ -89,6 +89,10 @@ def test_a_tracked_run_is_a_study_of_one_trial(space: Path, lttune: Run, tmp_pat
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     steps = [point.step for point in client.get_metric_history(runs["0"].info.run_id, "loss")]
     assert steps == [1, 2]
+    # The same as trials of a search have.
+    assert {"loss/loss_cls", "gpu_hours", "peak_memory_gb", "seconds", "lr"} <= set(runs["0"].data.metrics)
+    tags = {"method", "fidelity", "differs", "backend", "detector", "version", "data", "stage1", "seed", "setting"}
+    assert tags <= {name.removeprefix("lttune.") for name in runs["0"].data.tags}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,7 @@ def test_a_tracked_run_is_a_study_of_one_trial(space: Path, lttune: Run, tmp_pat
     [
         (["none.yaml"], "none.yaml: there is no such search space file"),
         (["acls"], "'acls' is not a search space that comes with lttune. Did you mean 'acsl'?"),
+        (["acsl", "--workers", "0"], "Invalid value for '--workers'"),
         (["acsl", "--seed", "-1"], "Invalid value for '--seed'"),
         (["acsl", "--set", "loss.score_threshold=2"], "--set loss.score_threshold"),
         ([], "Missing argument 'CONFIG'"),
