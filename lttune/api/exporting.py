@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lttune.api.shared import OUT, losses_with, recipes_with, say_nothing
 from lttune.api.studies import Study, open_study
 from lttune.engine.assets import Progress
+from lttune.engine.cache import cache_folder
 from lttune.engine.prepare import prepare, prepare_data
 from lttune.errors import InputError
 from lttune.export.detectron2_config import write_detectron2
@@ -83,7 +84,7 @@ def export_best(
     """
     opened, to = open_study(study, out=out, trainable=trainable), Path(to)
     check_folder(to)
-    cache = Path(out).absolute() / "cache"
+    cache = cache_folder(Path(out))
     export = _Export(opened, opened.trial(trial), to, cache, progress, is_transfer_allowed=transfer)
     if format == "mmdet":
         return export.mmdet(on, data_root=data_root)

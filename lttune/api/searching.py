@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from lttune.api.shared import OUT, tracker_opener, trainable_or_own
 from lttune.api.studies import open_study
+from lttune.engine.cache import cache_folder
 from lttune.spec.search import SearchSpec
 from lttune.tuning import search
 from lttune.tuning.study import find_study
@@ -46,7 +47,7 @@ def run_search(
         spec,
         find_study(study, out),
         trainable=trainable_or_own(trainable, spec.methods),
-        cache=out / "cache",
+        cache=cache_folder(out),
         open_trackers=tracker_opener(out, mlflow=mlflow),
         listener=listener,
     )
@@ -70,7 +71,7 @@ def resume_search(
     return search.resume_search(
         opened.folder,
         trainable=trainable_or_own(trainable, opened.spec.methods),
-        cache=out / "cache",
+        cache=cache_folder(out),
         open_trackers=tracker_opener(out, mlflow=mlflow),
         listener=listener,
     )

@@ -1,18 +1,22 @@
 """Training without a search, and evaluating what was trained."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lttune.api.shared import OUT, losses_with, open_mlflow, say_nothing
-from lttune.engine.assets import Half, Progress
+from lttune.engine.assets import Assets, Half, Progress
+from lttune.engine.cache import cache_folder
 from lttune.engine.config import TrainConfig
 from lttune.engine.run import EpochRecord
+from lttune.engine.stage1 import best_device
 from lttune.export.folder import evaluate_folder
 from lttune.export.run_folder import Trained, train_in
 from lttune.spec.parameters import Scalar
 from lttune.spec.search import SearchSpec
-from lttune.tracking.base import Tracker
+from lttune.tracking.base import Tracker, epoch_metrics
+from lttune.tuning.facts import config_tags
 from lttune.tuning.study import StudyFolder
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ def train(
     params: Mapping[str, Scalar] | None = None,
     out: str | Path = OUT,
     mlflow: bool = False,
+    workers: int | None = None,
     progress: Progress = say_nothing,
 ) -> Trained:
     """Train one configuration without a search: the same engine, going on where an earlier call was broken off.
@@ -35,22 +40,27 @@ def train(
         to: the run's folder, in the end an exported one.
         params: values by dotted key; the spec's defaults, which are trial 0, where left out.
         mlflow: also send everything to the MLflow store of `out`.
+        workers: processes of this machine that train it together, each with a share of every batch; the setting's
+            `resources.workers` by default. They are spawned, so a script calls this under `if __name__ == "__main__"`.
         progress: told of every unit of work.
 
     Raises:
         InputError: the folder holds something else, or a run of other values.
         TrialError: the run cannot go on.
+        WorkerLostError: one of the workers is gone; the same call goes on.
     """
     folder, out = Path(to).absolute(), Path(out).absolute()
     values = {**spec.defaults(), **(params or {})}
-    tracked = _TrackedRun(folder, spec, values, store=out if mlflow else None)
+    num_gpus = (workers or spec.on.resources.workers) if best_device().type == "cuda" else 0
+    tracked = _TrackedRun(folder, spec, values, store=out if mlflow else None, gpus=num_gpus)
     with tracked:
         trained = train_in(
             folder,
             spec,
             values,
-            cache=out / "cache",
+            cache=cache_folder(out),
             progress=progress,
+            workers=workers,
             on_start=tracked.start,
             on_epoch=tracked.report,
         )
@@ -83,7 +93,7 @@ def evaluate(
     metrics = evaluate_folder(
         Path(folder),
         split=split,
-        cache=Path(out).absolute() / "cache",
+        cache=cache_folder(Path(out)),
         progress=progress,
         max_dets=max_dets,
         data_root=None if data_root is None else Path(data_root),
@@ -97,25 +107,29 @@ def evaluate(
 class _TrackedRun:
     """A run without a search in the MLflow store: a study of one trial."""
 
-    def __init__(self, folder: Path, spec: SearchSpec, params: Mapping[str, Scalar], *, store: Path | None) -> None:
+    def __init__(
+        self, folder: Path, spec: SearchSpec, params: Mapping[str, Scalar], *, store: Path | None, gpus: int
+    ) -> None:
+        self._gpus = gpus
         self._folder, self._spec, self._params, self._store = folder, spec, params, store
         self._tracker: Tracker | None = None
 
     def __enter__(self) -> "_TrackedRun":
         return self
 
-    def start(self, config: TrainConfig) -> None:
+    def start(self, config: TrainConfig, assets: Assets) -> None:
         if self._store is None:
             return
         self._tracker = tracker = open_mlflow(self._store, self._folder)
-        tags = {"method": config.method, "setting": self._spec.on.description, "seed": str(config.seed)}
-        tracker.start_study(self._folder.name, tags={**tags, "kind": "train"})
-        tracker.start_trial(0, params=self._params, config=config.to_dict(), tags={**tags, "fidelity": config.fidelity})
+        known = {"setting": self._spec.on.description, "seed": str(config.seed)}
+        tags = config_tags(config, assets)
+        study_tags = {**known, "method": config.method, "version": tags["version"], "kind": "train"}
+        tracker.start_study(self._folder.name, tags=study_tags)
+        tracker.start_trial(0, params=self._params, config=config.to_dict(), tags={**known, **tags})
 
     def report(self, record: EpochRecord) -> None:
         if self._tracker is not None:
-            metrics = {"loss": record.loss, "lr": record.lr, "seconds": record.seconds, **record.metrics}
-            self._tracker.report(0, step=record.epoch, metrics=metrics)
+            self._tracker.report(0, step=record.epoch, metrics=epoch_metrics(asdict(record), gpus=self._gpus))
 
     def end(self, trained: Trained) -> None:
         if self._tracker is not None:

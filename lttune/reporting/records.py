@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lttune.engine.cache import cache_folder
 from lttune.engine.config import TrainConfig
 from lttune.errors import StudyError
 from lttune.spec.search import RecipeOf, SearchSpec
@@ -83,7 +84,7 @@ class StudyRecord:
     @property
     def cache(self) -> Path:
         """Where the study's data, stage-1 model and features lie, if they still do."""
-        return self.folder.path.parent / "cache"
+        return cache_folder(self.folder.path.parent)
 
     @property
     def complete(self) -> list[TrialResult]:

@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from lttune.detectors.base import DetectorConfig
@@ -24,14 +25,16 @@ from lttune.engine.config import (
     EvaluationConfig,
     InputConfig,
     OptimConfig,
+    Precision,
     Recipe,
     SamplerConfig,
     ScheduleConfig,
     Stage1Config,
     TrainConfig,
+    check_shares,
     plain,
 )
-from lttune.errors import SpecError, did_you_mean
+from lttune.errors import InputError, SpecError, did_you_mean
 from lttune.evaluation.report import HEADLINE
 from lttune.losses import LOSSES
 from lttune.losses.base import ClassificationLoss
@@ -43,7 +46,7 @@ from lttune.types import Fidelity
 # rest of the detector) and what would be chosen by the metric it distorts (thresholds, max_dets) is the setting's.
 _SECTIONS: dict[str, type] = {"optim": OptimConfig, "schedule": ScheduleConfig, "sampler": SamplerConfig}
 _SINGLE_KEYS = ("recipe.parts", "recipe.classifier_start", "detector.num_rois", "detector.positive_fraction")
-_OF_THE_SETTING = ("data", "detector", "input", "stage1", "evaluation", "fidelity", "resources")
+_OF_THE_SETTING = ("data", "detector", "input", "stage1", "evaluation", "fidelity", "precision", "resources")
 
 # What a trial reports.
 METRICS: tuple[str, ...] = (
@@ -64,16 +67,44 @@ class Resources(_Model):
     """What one trial takes, and how its work is sliced.
 
     Attributes:
-        max_concurrent: trials at a time; by default as many as the resources allow.
+        cpus, gpus, memory_gb: of each data-parallel worker; `gpus` is a fraction of one GPU, or a whole number.
+        workers: data-parallel processes of a trial, which share its batches.
+        labels: what the nodes of a cluster that take trials must be labelled with, by name.
+        max_gpus: GPUs that all trials together hold at most.
+        max_concurrent: trials at a time; by default as many as the resources allow, on a cluster 8 at most.
         slice_s: seconds between reports and checkpoints of a trial.
-        max_failures: restarts of a trial whose worker died.
+        silent_s: a trial that reports nothing for so many seconds is restarted; by default none is. The first slice
+            counts with the start of its process and an evaluation with its epoch.
+        max_failures: restarts of a trial after errors of its own; lost workers and nodes do not count.
     """
 
     cpus: float = Field(default=1, gt=0)
     gpus: float = Field(default=0, ge=0)
+    memory_gb: float | None = Field(default=None, gt=0)
+    workers: int = Field(default=1, ge=1)
+    labels: FrozenMap[str] = Field(default_factory=lambda: MappingProxyType({}))
+    max_gpus: float | None = Field(default=None, gt=0)
     max_concurrent: int | None = Field(default=None, ge=1)
     slice_s: float = Field(default=2.0, ge=0.01)
+    silent_s: float | None = Field(default=None, ge=1)
     max_failures: int = Field(default=2, ge=0)
+
+    @field_validator("gpus")
+    @classmethod
+    def _check_gpus(cls, gpus: float) -> float:
+        if gpus > 1 and not gpus.is_integer():
+            raise ValueError(
+                f"{gpus:g} is neither a fraction of one GPU nor a whole number; use {int(gpus)} or {int(gpus) + 1}."
+            )
+        return gpus
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> "Resources":
+        if self.max_gpus is not None and self.max_gpus < self.gpus * self.workers:
+            raise ValueError(
+                f"max_gpus is {self.max_gpus:g}, but one trial takes {self.gpus * self.workers:g}; raise it to that."
+            )
+        return self
 
 
 class Full(_Model):
@@ -95,6 +126,7 @@ class Setting(_Model):
             schedule's batch, once. Without it they are taken as they stand.
         optim, schedule, sampler: of stage 2 on a frozen trunk, and of all of it where `full` is not given.
         full: of stage 2 where more trains.
+        precision: what detectors compute in while they train, stage 1 included.
     """
 
     description: str = ""
@@ -111,6 +143,7 @@ class Setting(_Model):
     full: Full | None = None
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     fidelity: Literal["auto", "cached", "full"] = "auto"
+    precision: Precision = "float32"
     resources: Resources = Field(default_factory=Resources)
 
 
@@ -311,6 +344,10 @@ class SearchSpec(_Model):
                 faults += [fault.line for fault in validation_faults(error, kind, section)]
         if faults:
             raise SpecError("\n".join(faults))
+        try:
+            check_shares(built["schedule"], setting.resources.workers)
+        except InputError as error:
+            raise SpecError(str(error)) from error
         stage1 = setting.stage1
         factor = self._lr_factor(stage1.schedule.batch_size)
         return TrainConfig(
@@ -321,6 +358,7 @@ class SearchSpec(_Model):
             evaluation=setting.evaluation,
             fidelity=fidelity,
             seed=self.search.seed,
+            precision=setting.precision,
             has_own_values=setting.recipe == "own",
             own_loss=None if LOSSES.get(method) is self._losses[method] else self._losses[method],
             **built,
@@ -367,6 +405,12 @@ class SearchSpec(_Model):
             recipe = _with_parts(recipe, given["recipe.parts"])
         asked, detector = self.on.fidelity, self.on.detector
         is_agnostic = detector.class_agnostic_box and (detector.class_agnostic_mask or not has_masks(detector))
+        moves_boxes = detector.is_cascade and "box_regressor" in recipe.cached_parts
+        if asked == "cached" and moves_boxes:
+            raise SpecError(
+                f"fidelity is cached, but {method} trains the box regressor, which moves the boxes that later stages "
+                f"of {detector.name} see; use `fidelity: full`."
+            )
         if asked == "cached" and not is_agnostic:
             raise SpecError(
                 f"fidelity is cached, but boxes or masks of {detector.name} depend on the category; set "
@@ -377,7 +421,7 @@ class SearchSpec(_Model):
                 f"fidelity is cached, but recipe.parts is {given['recipe.parts']}; use `fidelity: full`, or leave "
                 "recipe.parts out."
             )
-        fidelity = asked if asked != "auto" else recipe.fidelity if is_agnostic else "full"
+        fidelity = asked if asked != "auto" else recipe.fidelity if is_agnostic and not moves_boxes else "full"
         return (replace(recipe, parts=recipe.cached_parts) if fidelity == "cached" else recipe), fidelity
 
     def notes(self) -> list[str]:
@@ -421,7 +465,7 @@ def _keys_with(hyperparameters: type) -> tuple[str, ...]:
 
 def has_masks(detector: DetectorConfig) -> bool:
     """Whether the named architecture has a mask head."""
-    return not detector.name.startswith("faster_")
+    return detector.has_masks
 
 
 def _leaves(prefix: str, kind: type) -> Iterator[str]:

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 TrialEnd = Literal["COMPLETE", "PRUNED", "FAIL"]
 StudyEnd = Literal["COMPLETE", "STOPPED", "FAIL"]
@@ -93,3 +93,21 @@ class Tracker(ABC):
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """The finite metrics, as plain floats: stores keep NaN and infinity as other numbers, if at all."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def epoch_metrics(record: Mapping[str, Any], *, gpus: float) -> dict[str, float]:
+    """What trackers are told of an epoch; seconds and GPU hours count from the run's begin.
+
+    Args:
+        record: the fields of an `EpochRecord`.
+        gpus: of all workers of the run together.
+    """
+    return {
+        "loss": record["loss"],
+        **{f"loss/{name}": value for name, value in record["losses"].items()},
+        "lr": record["lr"],
+        "seconds": record["seconds"],
+        "gpu_hours": record["seconds"] * gpus / 3600,
+        "peak_memory_gb": record["peak_memory_gb"],
+        **record["metrics"],
+    }

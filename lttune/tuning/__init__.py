@@ -19,7 +19,8 @@ _SWITCHES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 # Ray's servers listen on every address of the machine, so each driver has a token of its own.
-if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+HAS_OWN_TOKEN = not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+if HAS_OWN_TOKEN:
     _SWITCHES |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 for _name, _value in _SWITCHES.items():
     os.environ.setdefault(_name, _value)

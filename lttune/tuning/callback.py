@@ -2,18 +2,18 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
 
-from lttune.tracking.base import NOTHING, Tracker
+from lttune.tracking.base import NOTHING, Tracker, epoch_metrics
 from lttune.tuning.categories import read_categories
 from lttune.tuning.confirm import Confirmation
 from lttune.tuning.facts import config_tags
-from lttune.tuning.jobs import ConfirmationJob, TrialJob
+from lttune.tuning.jobs import ConfirmationJob, Job, TrialJob
 from lttune.tuning.listener import Listener
+from lttune.tuning.restarts import Restarts, error_of, reason_of
 from lttune.tuning.study import StudyFolder, StudyStore
 from lttune.types import TrialResult, TrialState
 
@@ -21,12 +21,26 @@ logger = logging.getLogger(__name__)
 
 
 class StudyCallback(tune.Callback):
-    """Records every report and every end of a trial, once each, whatever was restarted in between."""
+    """Records every report and every end of a trial, once each, whatever was restarted in between.
 
-    def __init__(self, store: StudyStore, trackers: Sequence[Tracker], listener: Listener) -> None:
+    Args:
+        restarts: which trials were given up.
+        again: hands out a job that Tune has ended and that was not given up.
+    """
+
+    def __init__(
+        self,
+        store: StudyStore,
+        trackers: Sequence[Tracker],
+        listener: Listener,
+        restarts: Restarts | None = None,
+        again: Callable[[Job], None] | None = None,
+    ) -> None:
         self._store = store
         self._trackers = trackers
         self._listener = listener
+        self._restarts = restarts or Restarts(max_failures=0)
+        self._again = again
         self._reported: dict[int, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,7 +67,7 @@ class StudyCallback(tune.Callback):
             if record["epoch"] <= self._reported.get(number, 0):
                 continue
             self._reported[number] = record["epoch"]
-            metrics = _tracked(record, job)
+            metrics = epoch_metrics(record, gpus=job.gpus * job.workers)
             self._store.report(number, record["epoch"], record["metrics"].get(metric, math.nan))
             for tracker in self._trackers:
                 tracker.report(number, step=record["epoch"], metrics=metrics)
@@ -64,7 +78,9 @@ class StudyCallback(tune.Callback):
         if not isinstance(job, TrialJob):
             return
         result = trial.last_result or {}
-        reason, failure = result.get("failure"), result.get("failure_kind")
+        given_up = self._restarts.given_up(job.name)
+        reason, failure = given_up or (result.get("failure"), result.get("failure_kind"))
+        self._restarts.forget(job.name)
         metrics: dict[str, float] = dict(result.get("metrics") or {})
         state: TrialState = "COMPLETE"
         if reason is None and not math.isfinite(metrics.get(self._store.spec.objective.metric, math.nan)):
@@ -88,9 +104,13 @@ class StudyCallback(tune.Callback):
         job = trial.config["job"]
         if not isinstance(job, TrialJob):
             return
-        result = trial.last_result or {}
-        reason, failure = _reason(trial)
-        seconds = result.get("seconds")
+        given_up = self._restarts.given_up(job.name)
+        if given_up is None and self._again is not None:
+            self._again(job)
+            return
+        reason, failure = given_up or reason_of(error_of(trial))
+        self._restarts.forget(job.name)
+        seconds = (trial.last_result or {}).get("seconds")
         self.end(job, "FAIL", metrics={}, seconds=seconds, reason=reason, failure=failure, applied=None)
 
     def end(
@@ -148,8 +168,15 @@ class StudyCallback(tune.Callback):
 class ConfirmationCallback(tune.Callback):
     """Records the end of every run of the confirmation, which is no trial and which no tracker hears of."""
 
-    def __init__(self, confirmation: Confirmation) -> None:
+    def __init__(
+        self,
+        confirmation: Confirmation,
+        restarts: Restarts | None = None,
+        again: Callable[[Job], None] | None = None,
+    ) -> None:
         self._confirmation = confirmation
+        self._restarts = restarts or Restarts(max_failures=0)
+        self._again = again
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -157,35 +184,18 @@ class ConfirmationCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         job, result = trial.config["job"], trial.last_result or {}
         if isinstance(job, ConfirmationJob):
-            failure = result.get("failure") or "it ended without a result"
-            self._confirmation.record(job.arm, job.seed, found=result.get("found"), failure=failure)
+            found, given_up = result.get("found"), self._restarts.given_up(job.name)
+            failure = given_up[0] if given_up else result.get("failure") or "it ended without a result"
+            self._restarts.forget(job.name)
+            self._confirmation.record(job.arm, job.seed, found=dict(found) if found else None, failure=failure)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         job = trial.config["job"]
-        if isinstance(job, ConfirmationJob):
-            self._confirmation.record(job.arm, job.seed, failure=_reason(trial)[0])
-
-
-def _tracked(record: Mapping[str, Any], job: TrialJob) -> dict[str, float]:
-    """What trackers are told of an epoch; seconds and GPU hours count from the trial's begin."""
-    return {
-        "loss": record["loss"],
-        **{f"loss/{name}": value for name, value in record["losses"].items()},
-        "lr": record["lr"],
-        "seconds": record["seconds"],
-        "gpu_hours": record["seconds"] * job.gpus / 3600,
-        "peak_memory_gb": record["peak_memory_gb"],
-        **record["metrics"],
-    }
-
-
-def _reason(trial: Any) -> tuple[str, str]:
-    """The last line of what ended a trial, without its traceback, and the kind of that."""
-    try:
-        error = trial.get_error()
-    except Exception:  # Ray could not unpickle the worker's exception
-        error = None
-    text = str(error or "its worker died").strip()
-    if error is None or isinstance(error, RayActorError):
-        return text.splitlines()[-1], "WorkerDied"
-    return text.splitlines()[-1], type(error.cause if isinstance(error, RayTaskError) else error).__name__
+        if not isinstance(job, ConfirmationJob):
+            return
+        given_up = self._restarts.given_up(job.name)
+        if given_up is None and self._again is not None:
+            self._again(job)
+            return
+        self._restarts.forget(job.name)
+        self._confirmation.record(job.arm, job.seed, failure=(given_up or reason_of(error_of(trial)))[0])

@@ -85,6 +85,10 @@ class Confirmation:
                 return run
         return None
 
+    def again(self, arm: str, seed: int) -> None:
+        """A run that was handed out has been lost, and is to be handed out anew."""
+        self._taken.discard((arm, seed))
+
     def is_whole(self, result: StudyResult) -> bool:
         """Whether nothing is left to run once every trial has ended."""
         return all(map(self._is_done, self._all_runs(result, True)))

@@ -33,7 +33,8 @@ def config_tags(config: TrainConfig, assets: Assets | None = None) -> dict[str, 
         "version": code_version(),
     }
     if assets is not None:
-        tags["data"] = assets.train_digest[:_LENGTH]
+        if Path(assets.train_annotations).exists():  # a cluster's node may have drawn them on its own disk
+            tags["data"] = assets.train_digest[:_LENGTH]
         if assets.stage1_weights is not None:
             tags["stage1"] = _stage1_digest(config, assets.stage1_weights)
     return tags

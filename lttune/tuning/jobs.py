@@ -22,6 +22,7 @@ class Job:
         slice_s: seconds between two reports.
         stop_at_evaluation: a slice ends there too, so that a scheduler can stop the run.
         cpus, gpus: what the worker has.
+        workers: processes that train it together, each with as much.
     """
 
     # The half of the validation images that evaluations in training use.
@@ -35,10 +36,16 @@ class Job:
     stop_at_evaluation: bool = False
     cpus: float
     gpus: float
+    workers: int = 1
 
     @property
     def is_trained(self) -> bool:
         return True
+
+    @property
+    def name(self) -> str:
+        """For people and events."""
+        return "job"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,10 @@ class TrialJob(Job):
 
     number: int
     objective: str
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.number}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +82,7 @@ class ConfirmationJob(Job):
     @property
     def is_trained(self) -> bool:
         return self.arm != STAGE1
+
+    @property
+    def name(self) -> str:
+        return f"confirmation {self.arm}, seed {self.seed}"

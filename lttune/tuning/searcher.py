@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 from lttune.errors import InputError
 from lttune.spec.parameters import Scalar
 from lttune.tuning.confirm import ArmRun, Confirmation
-from lttune.tuning.jobs import ConfirmationJob, TrialJob
+from lttune.tuning.jobs import ConfirmationJob, Job, TrialJob
 from lttune.tuning.study import StudyStore
 from lttune.types import TrialResult
 
@@ -75,6 +75,13 @@ class AskTellSearcher(Searcher):
                 self._confirmation.record(run.arm, run.seed, failure=f"these values do not go together: {error}")
         # None is asked again; which runs the best trial needs is known when the last trial has ended.
         return str(Searcher.FINISHED) if is_final else None
+
+    def again(self, job: Job) -> None:
+        """Hand out a job anew, before others: its worker was lost."""
+        if isinstance(job, TrialJob):
+            self._unfinished.insert(0, job.number)
+        elif isinstance(job, ConfirmationJob):
+            self._confirmation.again(job.arm, job.seed)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The callback records ends, because it alone learns why a trial failed."""

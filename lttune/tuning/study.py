@@ -8,6 +8,10 @@ OUT/STUDY/categories/NNNN.csv AP of each category at a trial's last evaluation
 OUT/STUDY/confirmation.json   the stage-1 model, trial 0 and the best on the report half
 OUT/STUDY/confirmation/       checkpoints of the runs behind it, while they run
 OUT/STUDY/report_looks.jsonl  every look at the report half
+OUT/STUDY/events.jsonl        what happened when: workers, nodes, budgets
+OUT/STUDY/costs.json          hours of CPUs and GPUs by kind
+OUT/STUDY/state.json          what runs and what waits, while the search does
+OUT/STUDY/stop                there while somebody asks the driver to end
 OUT/STUDY/driver.lock         held by the process that drives the search
 OUT/STUDY/ended               there once the search, its confirmation and its trackers' end are done
 """
@@ -16,9 +20,11 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +70,14 @@ class StudyFolder:
     @property
     def confirmation(self) -> Path:
         return self.path / "confirmation.json"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "stop"
 
     @property
     def exists(self) -> bool:
@@ -161,6 +175,34 @@ class StudyFolder:
             return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"
+
+    def stop(self, patience_s: float) -> bool:
+        """Ask the driver to end; a driver on this machine is told at once, any other one reads a file of the folder.
+
+        Args:
+            patience_s: how long to wait for its end.
+
+        Returns:
+            Whether it has ended.
+
+        Raises:
+            StudyError: nobody drives the study.
+        """
+        if not self.is_driven():
+            raise StudyError(f"study '{self.name}' is not running; see: lttune status {self.name}")
+        self.stop_file.touch()
+        with suppress(OSError, ValueError, KeyError):
+            holder = json.loads((self.path / "driver.json").read_text())
+            if holder["host"] == socket.gethostname():
+                os.kill(holder["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + patience_s
+        while is_driven := self.is_driven():
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.2)
+        if not is_driven:
+            self.stop_file.unlink(missing_ok=True)
+        return not is_driven
 
     def read_trial(self, spec: SearchSpec, which: str) -> TrialResult:
         """A COMPLETE trial, by number or `best`.

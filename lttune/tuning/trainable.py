@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,11 +14,15 @@ from lttune.engine.config import Recipe, TrainConfig
 from lttune.errors import CacheError, InputError, TrialError
 from lttune.evaluation.report import headline
 from lttune.tuning.categories import write_categories
+from lttune.tuning.departure import Departure
 from lttune.tuning.jobs import ConfirmationJob, Job, TrialJob
+from lttune.tuning.ranks import Followers
+from lttune.tuning.restarts import WorkerLeavesError
 
 if TYPE_CHECKING:
     import torch
 
+    from lttune.engine.parallel import Ranks
     from lttune.engine.run import EpochRecord, TrainingRun
     from lttune.losses.base import ClassificationLoss
 
@@ -35,6 +40,10 @@ class MethodTrainable(tune.Trainable):
     # Losses of methods that are not lttune's own, by method; a trial's configuration carries the class to the worker.
     losses: ClassVar[Mapping[str, "type[ClassificationLoss]"]] = {}
 
+    _next_config: dict[str, Any] | None = None
+    # As long as this worker lives they serve its trials.
+    _followers: Followers | None = None
+
     @classmethod
     def recipe(cls, method: str) -> Recipe:
         """The published recipe of a method: what trains, and at which fidelity."""
@@ -44,11 +53,16 @@ class MethodTrainable(tune.Trainable):
         # The driver imports this module to name the class; what trains is imported by workers alone.
         import torch
 
-        self._job: Job = config["job"]
+        from lttune.tuning.node_cache import present
+
+        job: Job = config["job"]
+        self._job = replace(job, assets=present(job.assets, job.config.data))
         self._failure: TrialError | InputError | None = None
         self._run: TrainingRun | None = None
         self._applied = ""
         self._reported = 0
+        # One for all trials of this worker.
+        self._departure = getattr(self, "_departure", None) or Departure()
         torch.set_num_threads(max(1, int(self._job.cpus)))
         device = torch.device("cuda" if self._job.gpus > 0 and torch.cuda.is_available() else "cpu")
         try:
@@ -57,26 +71,63 @@ class MethodTrainable(tune.Trainable):
             self._failure = error
 
     def _build(self, device: "torch.device") -> "TrainingRun":
+        from lttune.engine.parallel import ALONE
         from lttune.engine.run import TrainingRun
 
         job = self._job
         config = job.config if job.is_trained else _stage1_as_it_is(job.config)
-        run = TrainingRun(config, job.assets, device=device, judged_on=job.judged_on)
-        if job.is_trained:
-            self._applied = run.prove_applied(job.params)
-        if self._checkpoint.exists():
-            self._resume(run)
+        ranks = self._meet_followers(device)
+        with (ranks or ALONE).together():
+            run = TrainingRun(config, job.assets, device=device, judged_on=job.judged_on, ranks=ranks)
+            if job.is_trained:
+                self._applied = run.prove_applied(job.params)
+            is_restored = self._checkpoint.exists() and self._resume(run)
+            if self._followers is not None:
+                self._followers.restored(is_restored)
         return run
 
+    def _meet_followers(self, device: "torch.device") -> "Ranks | None":
+        """This worker's place among those that train the job; None where it does so alone."""
+        job = self._job
+        if job.workers == 1 or not job.is_trained:
+            return None
+        if self._followers is None:
+            self._followers = Followers(job.workers, cpus=job.cpus, gpus=job.gpus)
+        return self._followers.begin(job, device)
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
-        self.setup(new_config)
+        self._let_go()
+        # Whatever may fail, or die with its node, waits for the first slice: Tune restarts no trial that fails here.
+        self._next_config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
+        """Run one slice.
+
+        Raises:
+            WorkerLeavesError: the slice is saved, and another worker has to go on.
+        """
+        began = time.monotonic()
+        if self._next_config is not None:
+            config, self._next_config = self._next_config, None
+            self.setup(config)
+        evaluated = self._run.evaluation_seconds if self._run else 0.0
+        with self._departure.after_slice():
+            report = self._slice()
+        if not report["done"] and (reason := self._departure.reason()):
+            raise WorkerLeavesError(f"the trial goes on elsewhere: {reason}.")
+        times = {
+            "slice_seconds": time.monotonic() - began,
+            "evaluation_seconds": self._run.evaluation_seconds - evaluated if self._run else 0.0,
+        }
+        return {**report, **times, "node": self._departure.node, "gpu_ids": self._departure.gpu_ids}
+
+    def _slice(self) -> dict[str, Any]:
         run, job = self._run, self._job
         if self._failure is None and run is not None and job.is_trained:
             try:
+                if self._followers is not None:
+                    self._followers.slice()
                 run.advance(max_seconds=job.slice_s, stop_at_evaluation=job.stop_at_evaluation)
                 if isinstance(job, TrialJob) and run.last_report is not None:
                     write_categories(self._checkpoint, job.assets, run.last_report.per_category)
@@ -103,18 +154,19 @@ class MethodTrainable(tune.Trainable):
             "epoch": run.epoch if run else 0,
             "epochs": [asdict(record) for record in records],
             "seconds": run.seconds if run else 0.0,
-            "metrics": metrics,
+            # As pairs: of each number in a mapping Ray keeps a history, 100 KB for a trial.
+            "metrics": tuple(metrics.items()),
             "objective": metrics.get(job.objective, math.nan),
             "applied_hash": self._applied,
         }
 
-    def _measure(self, limits: tuple[int, ...]) -> dict[str, dict[str, float]] | None:
-        """Headline metrics on the report half by limit of detections; None where the run failed."""
+    def _measure(self, limits: tuple[int, ...]) -> tuple[tuple[str, dict[str, float]], ...] | None:
+        """Pairs of a limit of detections and headline metrics on the report half; None where the run failed."""
         run = self._run
         if run is None or self._failure is not None:
             return None
         judge = run.judge("report")
-        return {str(limit): headline(run.evaluate(judge, max_dets=limit).metrics) for limit in limits}
+        return tuple((str(limit), headline(run.evaluate(judge, max_dets=limit).metrics)) for limit in limits)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         if self._run is not None:
@@ -125,9 +177,16 @@ class MethodTrainable(tune.Trainable):
             self._run.restore(Path(checkpoint) / "run.pt")
 
     def cleanup(self) -> None:
+        self._let_go()
+        if self._followers is not None:
+            self._followers.stop()
+
+    def _let_go(self) -> None:
         """Leave nothing of this trial behind in a reused worker."""
         import torch
 
+        if self._followers is not None:
+            self._followers.end()
         self._run = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -136,12 +195,14 @@ class MethodTrainable(tune.Trainable):
     def _checkpoint(self) -> Path:
         return Path(self._job.checkpoint)
 
-    def _resume(self, run: "TrainingRun") -> None:
+    def _resume(self, run: "TrainingRun") -> bool:
         try:
             run.restore(self._checkpoint)
+            return True
         except CacheError:
             # A checkpoint that cannot be read is set aside, and the trial runs again from its start.
             shutil.move(self._checkpoint, self._checkpoint.with_suffix(".damaged"))
+            return False
 
 
 def _last_metrics(history: list["EpochRecord"]) -> dict[str, float]:

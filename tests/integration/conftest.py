@@ -114,12 +114,13 @@ class Driver:
 
 
 class Workplace:
-    """An output folder, a home folder, and the commands that are run on them."""
+    """An output folder, a home folder, and the commands that are run on them, in an environment of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.out = folder / "out"
         self.home = folder / "home"
         self.home.mkdir(parents=True)
+        self.environment: dict[str, str] = {}
         self._folder = folder
         self._drivers: list[Driver] = []
 
@@ -130,7 +131,7 @@ class Workplace:
             for name, value in os.environ.items()
             if not name.startswith(("RAY_", "MLFLOW_", "LTTUNE_", "OMP_", "MKL_"))
         }
-        environment |= {"HOME": str(self.home), "LTTUNE_OUT": str(self.out)}
+        environment |= {"HOME": str(self.home), "LTTUNE_OUT": str(self.out), **self.environment}
         log = self._folder / f"stderr_{len(self._drivers)}.txt"
         driver = Driver(list(arguments), environment, log)
         self._drivers.append(driver)

@@ -288,3 +288,24 @@ def test_a_spec_survives_the_file(
     assert again.defaults() == spec.defaults()
     assert again.resolve(again.defaults()) == spec.resolve(spec.defaults())
     assert again.to_document() == spec.to_document()
+
+
+def test_workers_share_batches_equally(load: Load, faults: Lines) -> None:
+    assert load(sets={"resources.workers": "2"}).resolve({}).schedule.batch_size == 4
+    sentence = (
+        "schedule.batch_size is 4, but resources.workers is 3 and all workers have as many images; use a multiple of 3."
+    )
+    assert any(sentence in line for line in faults(sets={"resources.workers": "3"}))
+    parts = {"resources.workers": "2", "schedule.accumulate": "4"}
+    assert any("of each of schedule.accumulate, 4, parts; use a multiple of 8." in line for line in faults(sets=parts))
+
+
+def test_precision_and_loaders_are_the_settings(load: Load, faults: Lines) -> None:
+    assert load().resolve({}).precision == "float32"
+    config = load(sets={"precision": "bf16", "input.num_loaders": "2"}).resolve({})
+    assert (config.precision, config.input.num_loaders) == ("bf16", 2)
+    (line,) = faults(sets={"precision": "half"})
+    assert "precision" in line
+    assert "float32" in line
+    with pytest.raises(SpecError, match="precision belongs to the setting, which all trials share"):
+        load().check_key("precision", "acsl")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from lttune.engine.assets import Assets
@@ -17,6 +18,7 @@ from lttune.tuning.callback import ConfirmationCallback, StudyCallback
 from lttune.tuning.categories import categories_file
 from lttune.tuning.confirm import Confirmation
 from lttune.tuning.listener import SilentListener
+from lttune.tuning.restarts import Restarts
 from lttune.tuning.study import StudyStore
 from lttune.types import TrialResult
 
@@ -84,7 +86,9 @@ class Scene:
         )
         path = str(store.folder.checkpoint(number))
         self.job = make_job(number, store.parameters(number), assets=assets, checkpoint=path, gpus=2.0)
-        self.trial = SimpleNamespace(config={"job": self.job}, last_result=None, get_error=lambda: None)
+        self.trial = SimpleNamespace(
+            config={"job": self.job}, last_result=None, trial_id="ray's", pickled_error_file=None, error_file=None
+        )
 
     def start(self) -> None:
         self.callback.on_trial_start(0, [], self.trial)
@@ -108,7 +112,7 @@ class Scene:
             "epoch": last["epoch"],
             "epochs": records,
             "seconds": last["seconds"],
-            "metrics": last["metrics"],
+            "metrics": tuple(last["metrics"].items()),
             "applied_hash": "abc",
             "failure": None,
         }
@@ -248,20 +252,37 @@ def test_an_undefined_objective_fails_the_trial(metrics: dict[str, float], scene
 def test_a_worker_that_died_for_good(error: Exception | None, reason: str, failure: str, scene: Scene) -> None:
     scene.start()
     scene.report(1)
-    scene.trial.get_error = lambda: error
+    if error is not None:
+        file = scene.store.folder.path / "error.pkl"
+        file.write_bytes(cloudpickle.dumps(error))
+        scene.trial.pickled_error_file = str(file)
     scene.callback.on_trial_error(0, [], scene.trial)
     result = scene.ended()
     assert (result.state, result.reason, result.seconds, result.failure) == ("FAIL", reason, 2.0, failure)
 
 
 def test_a_worker_that_died_before_its_first_report(scene: Scene) -> None:
-    def unreadable() -> None:
-        raise ModuleNotFoundError("the worker's exception cannot be unpickled here")
-
+    # Its exception cannot be unpickled here; Ray also wrote its text.
     scene.start()
-    scene.trial.get_error = unreadable
+    folder = scene.store.folder.path
+    (folder / "error.pkl").write_bytes(b"cno_such_module\nError\n.")
+    (folder / "error.txt").write_text("Failure # 1\nTraceback:\nno_such_module.Error: full\n")
+    scene.trial.pickled_error_file, scene.trial.error_file = str(folder / "error.pkl"), str(folder / "error.txt")
     scene.callback.on_trial_error(0, [], scene.trial)
-    assert (scene.ended().reason, scene.ended().seconds) == ("its worker died", None)
+    assert (scene.ended().reason, scene.ended().seconds) == ("no_such_module.Error: full", None)
+
+
+def test_a_trial_that_was_given_up(scene: Scene) -> None:
+    restarts = Restarts(max_failures=0)
+    callback = StudyCallback(scene.store, [JsonlTracker(scene.store.folder.path)], scene.heard, restarts)
+    callback.on_trial_start(0, [], scene.trial)
+    restarts.failed(scene.trial, RayTaskError("step", "Traceback:\nMemoryError: full", MemoryError("full")))
+    callback.on_trial_complete(0, [], scene.trial)
+    assert (scene.ended().state, scene.ended().reason, scene.ended().failure) == (
+        "FAIL",
+        "MemoryError: full",
+        "MemoryError",
+    )
 
 
 def test_a_trial_that_no_worker_took(scene: Scene) -> None:
@@ -285,7 +306,9 @@ class Run:
         self.confirmation = confirmation
         self.callbacks = [scene.callback, ConfirmationCallback(confirmation)]
         self.job = make_run("trial_0", 8, scene.job.params)
-        self.trial = SimpleNamespace(config={"job": self.job}, last_result=None, get_error=lambda: None)
+        self.trial = SimpleNamespace(
+            config={"job": self.job}, last_result=None, trial_id="ray's", pickled_error_file=None, error_file=None
+        )
 
     def go(self, *results: dict[str, Any]) -> None:
         for callback in self.callbacks:

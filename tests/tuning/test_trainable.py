@@ -23,6 +23,7 @@ from lttune.losses.seesaw import SeesawHyperparameters
 from lttune.spec.search import SearchSpec, searchable_keys
 from lttune.tuning.categories import read_categories
 from lttune.tuning.jobs import ConfirmationJob, TrialJob
+from lttune.tuning.restarts import WorkerLeavesError
 from lttune.tuning.trainable import MethodTrainable
 from trainables import TRAINABLES
 
@@ -73,8 +74,8 @@ def test_a_step_reports_its_epochs_and_leaves_a_checkpoint(start: Start, job: Tr
     assert (report["number"], report["epoch"], report["done"], report["failure"]) == (5, 3, True, None)
     assert report["failure_kind"] is None
     assert [record["epoch"] for record in report["epochs"]] == [1, 2, 3]
-    assert report["metrics"] == report["epochs"][-1]["metrics"]
-    assert report["objective"] == report["metrics"]["AP"]
+    assert dict(report["metrics"]) == report["epochs"][-1]["metrics"]
+    assert report["objective"] == dict(report["metrics"])["AP"]
     assert math.isfinite(report["objective"])
     assert len(report["applied_hash"]) == 64
     assert Path(job.checkpoint).is_file()
@@ -89,7 +90,7 @@ def test_a_step_leaves_a_table_of_its_categories(start: Start, job: TrialJob, as
     assert [int(row["id"]) for row in rows] == assets.train.category_ids.tolist()
     assert [int(row["training_images"]) for row in rows] == assets.frequencies.image_count.tolist()
     known = [float(row["segm_AP"]) for row in rows if row["segm_AP"]]
-    assert sum(known) / len(known) == pytest.approx(report["metrics"]["segm/AP"], abs=1e-3)
+    assert sum(known) / len(known) == pytest.approx(dict(report["metrics"])["segm/AP"], abs=1e-3)
 
 
 def test_slices_may_end_within_an_epoch(start: Start, job: TrialJob) -> None:
@@ -173,7 +174,7 @@ def test_a_run_is_measured_on_the_report_half_alone(start: Start, run_job: Confi
         str(limit): {name: run.evaluate(judge, max_dets=limit).metrics[f"segm/{name}"] for name in HEADLINE}
         for limit in (5, 300)
     }
-    assert repr(report["found"]) == repr(expected)
+    assert repr(dict(report["found"])) == repr(expected)
     assert run.history[-1].metrics == {}
 
 
@@ -215,7 +216,26 @@ def test_stage_1_is_measured_as_it_is(start: Start, run_job: ConfirmationJob, as
         replace(run_job.config, method="cross_entropy", loss=LOSSES["cross_entropy"].Hyperparameters()), assets
     )
     expected = softmax.evaluate(softmax.judge("report"), max_dets=300).metrics
-    assert report["found"]["300"]["AP"] == expected["segm/AP"]
+    assert dict(report["found"])["300"]["AP"] == expected["segm/AP"]
+
+
+def test_a_worker_that_has_to_go_saves_its_slice_first(start: Start, job: TrialJob) -> None:
+    worker = start(replace(job, slice_s=SHORT_S))
+    worker._departure._is_told = True
+    with pytest.raises(WorkerLeavesError, match="SIGTERM"):
+        worker.step()
+    again = start(replace(job, slice_s=600.0))
+    assert again._run is not None
+    assert again._run.step == 1
+    # Whoever has come to its end has nothing to move.
+    again._departure._is_told = True
+    assert again.step()["done"]
+
+
+def test_a_slice_says_how_long_it_was(start: Start, job: TrialJob) -> None:
+    report = start(job).step()
+    assert 0 < report["evaluation_seconds"] < report["slice_seconds"]
+    assert (report["node"], report["gpu_ids"]) == ("", [])
 
 
 def test_a_worker_turns_from_trials_to_the_confirmation(start: Start, job: TrialJob, run_job: ConfirmationJob) -> None:
@@ -241,7 +261,7 @@ def test_cleanup_drops_the_run(start: Start, job: TrialJob) -> None:
     worker = start(job)
     worker.cleanup()
     report = worker.step()
-    assert (report["done"], report["epoch"], report["metrics"]) == (True, 0, {})
+    assert (report["done"], report["epoch"], report["metrics"]) == (True, 0, ())
 
 
 def test_a_trial_that_cannot_go_on_ends_with_its_reason(start: Start, job: TrialJob) -> None:
