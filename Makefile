@@ -7,13 +7,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_WAIT_POLICY = PASSIVE
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MLFLOW_DISABLE_TELEMETRY=true RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: help setup hooks demo test slow check fix types clean
+.PHONY: help setup hooks demo test slow drill check fix types clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    tune ACSL on the embedded data: minutes, no GPU"
 	@echo "make test    the default tests"
 	@echo "make slow    the integration tests: real Ray, real MLflow"
+	@echo "make drill   ten kills at random moments, and what a search makes of them"
 	@echo "make check   format, lint, types, import contracts, default tests"
 	@echo "make fix     format and mend what ruff can mend"
 	@echo "make setup   make $(VENV) with everything, and the commit hooks"
@@ -48,6 +49,9 @@ test: $(VENV)/.ready
 
 slow: $(VENV)/.ready
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
+drill: $(VENV)/.ready
+	$(TEST_ENV) $(BIN)/python -m benchmarks.drill
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ MLflow, with the parameters and metrics of the search that nobody disturbed. The
 
 import argparse
 import json
+import math
 import os
 import random
 import re
@@ -34,6 +35,8 @@ Kind = Literal["worker", "driver", "node"]
 KINDS: tuple[Kind, ...] = ("worker", "driver", "node")
 NUM_TRIALS = 12
 _PATIENCE_S = 240.0
+# A kill comes within so long after a start: a trial takes longer.
+_WITHIN_S = 0.5
 # Eight categories, images of 64 px: a trial is a second.
 SPEC = """\
 schema: 1
@@ -79,7 +82,7 @@ class Row:
     """One kill, and what became of the search."""
 
     kind: Kind
-    after_s: float
+    at_start: int
     victim: str
     recovered_s: float | None
     faults: tuple[str, ...]
@@ -87,7 +90,7 @@ class Row:
     def text(self, number: int) -> str:
         recovered = "–" if self.recovered_s is None else f"{self.recovered_s:.1f}"
         result = "; ".join(self.faults) or "as undisturbed"
-        return f"| {number} | {self.kind} | {self.after_s:.1f} | {self.victim} | {recovered} | {result} |"
+        return f"| {number} | {self.kind} | {self.at_start} | {self.victim} | {recovered} | {result} |"
 
 
 class Bench:
@@ -167,24 +170,22 @@ def run_drill(num_kills: int, seed: int, folder: Path, say: Callable[[str], None
     bench, draws = Bench(folder), random.Random(seed)
     began = time.monotonic()
     assert finish(bench.start("search", str(bench.spec), "--study", "undisturbed")) == 0, "see log.txt"
-    told = bench.events("undisturbed")
-    starts = [when(line) for line in told if line["event"] == "start"]
-    length = when(told[-1]) - min(starts)
-    say(f"undisturbed: {time.monotonic() - began:.0f} s, {length:.1f} s of them from its first trial on\n")
-    say("| kill | what | after s | died | recovered after s | result |\n|---|---|---|---|---|---|")
+    num_starts = sum(line["event"] == "start" for line in bench.events("undisturbed"))
+    say(f"undisturbed: {time.monotonic() - began:.0f} s, {num_starts} trials and runs of the confirmation start\n")
+    say("| kill | what | at start | died | recovered after s | result |\n|---|---|---|---|---|---|")
     kinds = [KINDS[i % len(KINDS)] for i in range(num_kills)]
     draws.shuffle(kinds)
     rows = []
     for number, kind in enumerate(kinds, 1):
-        rows.append(one_kill(bench, f"drill{number}", kind, draws.uniform(0, length), draws))
+        rows.append(one_kill(bench, f"drill{number}", kind, draws.randint(1, num_starts), draws))
         say(rows[-1].text(number))
     return rows
 
 
-def one_kill(bench: Bench, study: str, kind: Kind, after_s: float, draws: random.Random) -> Row:
-    """Search, kill so many seconds after the first trial's start, let it end or resume it, and compare."""
+def one_kill(bench: Bench, study: str, kind: Kind, at_start: int, draws: random.Random) -> Row:
+    """Search, kill at the moment of a start that has this number, let it end or resume it, and compare."""
     if kind != "node":
-        return _kill(bench, study, kind, after_s, draws, [], raylets=list)
+        return _kill(bench, study, kind, at_start, draws, [], raylets=list)
     with bench.cluster() as address:
 
         def raylets() -> list[psutil.Process]:
@@ -192,14 +193,14 @@ def one_kill(bench: Bench, study: str, kind: Kind, after_s: float, draws: random
             of_ours = [process for process in _processes("raylet") if f"--gcs-address={address} " in _command(process)]
             return [process for process in of_ours if ",CPU,1," in _command(process)]
 
-        return _kill(bench, study, kind, after_s, draws, ["--address", address], raylets=raylets)
+        return _kill(bench, study, kind, at_start, draws, ["--address", address], raylets=raylets)
 
 
 def _kill(
     bench: Bench,
     study: str,
     kind: Kind,
-    after_s: float,
+    at_start: int,
     draws: random.Random,
     place: list[str],
     *,
@@ -207,11 +208,10 @@ def _kill(
 ) -> Row:
     driver = bench.start("search", str(bench.spec), "--study", study, *place)
     deadline = time.monotonic() + _PATIENCE_S
-    while not any(line["event"] == "start" for line in bench.events(study)):
-        assert driver.poll() is None, "the driver ended before its first trial; see log.txt"
-        assert time.monotonic() < deadline, "no trial started; see log.txt"
+    while sum(line["event"] == "start" for line in bench.events(study)) < at_start and driver.poll() is None:
+        assert time.monotonic() < deadline, "the search stands still; see log.txt"
         time.sleep(0.02)
-    time.sleep(after_s)
+    time.sleep(draws.uniform(0, _WITHIN_S))
     candidates = {
         "worker": lambda: _workers(driver.pid),
         "driver": lambda: [psutil.Process(driver.pid)] if driver.poll() is None else [],
@@ -231,12 +231,14 @@ def _kill(
     code = finish(driver)
     if code != 0:
         code = finish(bench.start("resume", study, *place))
-    after = [when(line) - killed for line in bench.events(study) if line["event"] == "slice" and when(line) > killed]
+    after = [line for line in bench.events(study) if when(line) > killed]
+    restarted = {line["run"]: when(line) for line in after if line["event"] == "restart"}
+    slices = [line for line in after if line["event"] == "slice"]
     if kind != "driver":
-        restarts = [when(line) - killed for line in bench.events(study) if line["event"] == "restart"]
-        after = [seconds for seconds in after if restarts and seconds > min(restarts)]
+        slices = [line for line in slices if when(line) > restarted.get(line["run"], math.inf)]
+    recovered_s = max((when(line) - killed for line in slices[:1]), default=None)
     faults = ([f"exit code {code}"] if code else []) + list(differences(bench, study))
-    return Row(kind, after_s, victim, min(after, default=None), tuple(faults))
+    return Row(kind, at_start, victim, recovered_s, tuple(faults))
 
 
 def differences(bench: Bench, study: str) -> Iterator[str]:

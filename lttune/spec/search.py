@@ -405,23 +405,20 @@ class SearchSpec(_Model):
             recipe = _with_parts(recipe, given["recipe.parts"])
         asked, detector = self.on.fidelity, self.on.detector
         is_agnostic = detector.class_agnostic_box and (detector.class_agnostic_mask or not has_masks(detector))
-        moves_boxes = detector.is_cascade and "box_regressor" in recipe.cached_parts
-        if asked == "cached" and moves_boxes:
+        moves_boxes = "box_regressor" in recipe.cached_parts
+        if asked == "cached" and moves_boxes and detector.is_cascade:
             raise SpecError(
                 f"fidelity is cached, but {method} trains the box regressor, which moves the boxes that later stages "
                 f"of {detector.name} see; use `fidelity: full`."
-            )
-        if asked == "cached" and not is_agnostic:
-            raise SpecError(
-                f"fidelity is cached, but boxes or masks of {detector.name} depend on the category; set "
-                "detector.class_agnostic_box and detector.class_agnostic_mask, or use `fidelity: full`."
             )
         if asked == "cached" and "recipe.parts" in given and recipe.parts != recipe.cached_parts:
             raise SpecError(
                 f"fidelity is cached, but recipe.parts is {given['recipe.parts']}; use `fidelity: full`, or leave "
                 "recipe.parts out."
             )
-        fidelity = asked if asked != "auto" else recipe.fidelity if is_agnostic and not moves_boxes else "full"
+        # The published settings have heads for each category; there, what trains more than classifiers does it in full.
+        is_cheap = not moves_boxes or (is_agnostic and not detector.is_cascade)
+        fidelity = asked if asked != "auto" else recipe.fidelity if is_cheap else "full"
         return (replace(recipe, parts=recipe.cached_parts) if fidelity == "cached" else recipe), fidelity
 
     def notes(self) -> list[str]:

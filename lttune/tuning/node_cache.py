@@ -22,6 +22,7 @@ from lttune.engine.cache import FOLDER_VARIABLE, building, folders_of, hold, pru
 from lttune.engine.checkpoint import file_digest, replacing_folder
 from lttune.engine.config import DataConfig
 from lttune.engine.prepare import prepare_data
+from lttune.engine.remembered import SUFFIX as GROWING_SUFFIX
 from lttune.errors import CacheError
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class Shelf:
 
     def _list(self, name: str) -> Listing:
         folder = self._cache / name
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        # What grows while it is offered would not be what its checksum says, and other nodes can do without.
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != GROWING_SUFFIX)
         return [(path.relative_to(folder).as_posix(), path.stat().st_size, file_digest(path)) for path in files]
 
 

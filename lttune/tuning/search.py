@@ -472,7 +472,12 @@ class _Search:
             threading.Thread(target=figures.preload, args=(self._cache,), name="lttune-figures", daemon=True).start()
         callback = StudyCallback(store, self._trackers, self._listener, restarts, lambda job: searcher.again(job))
         searcher = AskTellSearcher(
-            store, make_job=make_job, on_refused=callback.record, confirmation=confirmation, make_run=make_run
+            store,
+            make_job=make_job,
+            on_refused=callback.record,
+            confirmation=confirmation,
+            make_run=make_run,
+            has_waiting=lambda: watch.has_waiting,
         )
         projector.say()
         try:

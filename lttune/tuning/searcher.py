@@ -28,6 +28,7 @@ class AskTellSearcher(Searcher):
         on_refused: told of a trial whose parameters do not go together.
         confirmation: what is left of it is handed out once every trial has been asked for.
         make_run: the job of one of its runs; an InputError fails that run.
+        has_waiting: whether a trial that was handed out has no worker, as after the loss of a node; it goes first.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class AskTellSearcher(Searcher):
         on_refused: Callable[[TrialResult], None],
         confirmation: Confirmation,
         make_run: RunMaker,
+        has_waiting: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(metric=store.spec.objective.metric, mode=store.spec.objective.mode)
         self._store = store
@@ -45,6 +47,7 @@ class AskTellSearcher(Searcher):
         self._on_refused = on_refused
         self._confirmation = confirmation
         self._make_run = make_run
+        self._has_waiting = has_waiting
         self._unfinished = store.unfinished()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -68,6 +71,8 @@ class AskTellSearcher(Searcher):
 
     def _suggest_run(self) -> dict[str, Any] | str | None:
         is_final = not self._store.unfinished()
+        if not is_final and self._has_waiting():
+            return None
         while run := self._confirmation.next_run(self._store.results(), is_final=is_final):
             try:
                 return {"job": self._make_run(run)}

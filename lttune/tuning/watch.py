@@ -86,6 +86,11 @@ class Watch(tune.Callback):
         unwritten = sum(now - hold.began - hold.worked for hold in self._holds.values())
         return self._ledger.gpu_hours + unwritten * self._held.gpus / 3600
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something that was handed out has no worker."""
+        return bool(self._waiting)
+
     def handed_out(self, job: Job) -> None:
         """The trial waits for a worker from now on."""
         self._waiting[job.name] = time.monotonic()

@@ -54,7 +54,7 @@ def test_version(lttune: Run) -> None:
         (["resume", "none"], "there is no study 'none' in"),
         (["export", "none", "--to", "x"], "there is no study 'none' in"),
         (["sync", "none"], "there is no study 'none' in"),
-        (["ui"], "there is no MLflow store in lttune_runs; start a search first: lttune search acsl"),
+        (["ui"], "lttune_runs/mlflow.db; start a search first: lttune search acsl"),
         (["evaluate"], "give either DIR, or both --gt and --detections."),
         (["evaluate", "--gt", "a.json"], "give either DIR, or both --gt and --detections."),
         (["evaluate", "x", "--gt", "a.json"], "give either DIR, or both --gt and --detections."),

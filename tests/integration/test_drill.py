@@ -19,7 +19,7 @@ def test_three_kills_leave_what_an_undisturbed_search_found(tmp_path: Path) -> N
         cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    rows = [line for line in ran.stdout.splitlines() if line.startswith("| ") and "after s" not in line]
+    rows = [line for line in ran.stdout.splitlines() if line.startswith("| ") and "at start" not in line]
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert sorted(row.split(" | ")[1] for row in rows) == ["driver", "node", "worker"]
     assert all(row.endswith("| as undisturbed |") for row in rows)

@@ -23,6 +23,7 @@ from lttune.spec.yaml_text import to_yaml
 
 Load = Callable[..., SearchSpec]
 Lines = Callable[..., list[str]]
+HEADS = Recipe(parts=("classifier", "box_regressor"), cached_parts=("classifier", "box_regressor"), fidelity="cached")
 
 SPACE_LINE = "  loss.score_threshold: {float: [0.05, 0.95], default: 0.7}\n"
 LR_LINE = "  optim.lr: {float: [1e-3, 0.1], log: true}\n"
@@ -129,8 +130,13 @@ def test_every_wrong_param_is_reported(load: Load) -> None:
     [
         ("auto", "box, mask", Recipe(parts=("classifier",), fidelity="cached"), "cached"),
         ("auto", "box, mask", Recipe(parts="all", fidelity="full"), "full"),
-        ("auto", "box", Recipe(parts=("classifier",), fidelity="cached"), "full"),
-        ("auto", "mask", Recipe(parts=("classifier",), fidelity="cached"), "full"),
+        ("auto", "box", Recipe(parts=("classifier",), fidelity="cached"), "cached"),
+        ("auto", "mask", Recipe(parts=("classifier",), fidelity="cached"), "cached"),
+        ("auto", "", Recipe(parts=("classifier",), fidelity="cached"), "cached"),
+        ("auto", "box, mask", HEADS, "cached"),
+        ("auto", "box", HEADS, "full"),
+        ("auto", "mask", HEADS, "full"),
+        ("cached", "", HEADS, "cached"),
         ("full", "box, mask", Recipe(parts=("classifier",), fidelity="cached"), "full"),
         ("cached", "box, mask", Recipe(parts=("classifier",), fidelity="full"), "cached"),
     ],
@@ -158,16 +164,14 @@ def test_parts_can_be_fixed(parts: str, trained: object, fidelity: str, load: Lo
     assert (config.recipe.parts, config.fidelity) == (trained, fidelity)
 
 
-def test_a_detector_without_masks_needs_no_class_agnostic_ones(load: Load) -> None:
-    spec = load(sets={"detector.name": "faster_rcnn_r50_fpn", "detector.class_agnostic_mask": "false"})
-    assert spec.resolve({}).fidelity == "cached"
+def test_boxes_move_on_cached_features_where_no_mask_depends_on_the_category(load: Load) -> None:
+    sets = {"detector.name": "faster_rcnn_r50_fpn", "detector.class_agnostic_mask": "false"}
+    assert load(sets=sets).resolve({}, lambda method: HEADS).fidelity == "cached"
 
 
-def test_cached_fidelity_is_refused_where_it_would_be_wrong(load: Load, faults: Lines) -> None:
+def test_cached_fidelity_is_refused_where_it_would_be_wrong(load: Load) -> None:
     with pytest.raises(SpecError, match=r"fidelity is cached, but recipe.parts is all; use `fidelity: full`, or leave"):
         load(sets={"fidelity": "cached"}).resolve({"recipe.parts": "all"})
-    (line,) = faults(sets={"fidelity": "cached", "detector.class_agnostic_box": "false"})
-    assert "fidelity is cached, but boxes or masks of tiny_mask_rcnn_fpn depend on the category; set" in line
 
 
 # ---- groups of hyperparameters

@@ -35,6 +35,18 @@ def test_a_folder_comes_whole(built: Path, tmp_path: Path, monkeypatch: pytest.M
         assert (tmp_path / "here" / "features-abc" / path).read_bytes() == (built / "features-abc" / path).read_bytes()
 
 
+def test_what_grows_meanwhile_stays_behind(built: Path, tmp_path: Path) -> None:
+    growing = built / "features-abc" / "tune" / "masks" / "one.masks"
+    growing.parent.mkdir(parents=True)
+    growing.write_bytes(b"so far")
+    shelf = Shelf(built, ())
+    listed = [name for name, _, _ in shelf.listing("features-abc")]
+    growing.write_bytes(b"so far and further")
+    take(shelf, "features-abc", tmp_path / "here")
+    assert listed == ["index.json", "train/empty.bin", "train/large.bin"]
+    assert not (tmp_path / "here" / "features-abc" / "tune").exists()
+
+
 def test_one_that_comes_damaged_does_not_appear(built: Path, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"features-abc/index\.json came damaged"):
         take(Shelf(built, ()), "features-abc", tmp_path / "here", spoil=lambda chunk: chunk.replace(b"{}", b"{]"))

@@ -178,3 +178,33 @@ def test_runs_whose_values_do_not_go_together_fail_alone(
 
 def test_nothing_of_ours_is_pickled(open_store: OpenStore, spec: SearchSpec, searcher_of: Open) -> None:
     assert searcher_of(open_store(spec)).__getstate__() == {}
+
+
+def test_a_trial_that_lost_its_worker_goes_before_the_confirmation(
+    open_store: OpenStore, spec: SearchSpec, searcher_of: Open, result_of: Callable[..., TrialResult]
+) -> None:
+    store = open_store(with_trials(spec, 2))
+    waiting = [True]
+    searcher = searcher_of(store, has_waiting=lambda: waiting[0])
+    first, second = suggest(searcher), suggest(searcher)
+    store.tell(result_of(0, 10.0))
+    assert suggest(searcher) is None
+    waiting[0] = False
+    assert isinstance(suggest(searcher), ConfirmationJob)
+    # Tune has ended it without restarting it.
+    searcher.again(second)
+    assert suggest(searcher).number == second.number
+    assert first.number == 0
+
+
+def test_a_run_of_the_confirmation_that_was_lost_is_handed_out_again(
+    open_store: OpenStore, spec: SearchSpec, searcher_of: Open, result_of: Callable[..., TrialResult]
+) -> None:
+    store = open_store(with_trials(spec, 1))
+    searcher = searcher_of(store)
+    suggest(searcher)
+    store.tell(result_of(0, 10.0))
+    lost = suggest(searcher)
+    assert suggest(searcher).name != lost.name
+    searcher.again(lost)
+    assert suggest(searcher).name == lost.name
