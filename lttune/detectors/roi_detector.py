@@ -14,10 +14,9 @@ from lttune.detectors.postprocess import select_detections
 from lttune.detectors.rois import box_regression_loss
 from lttune.types import Detections
 
-
 # Masks of one call to the mask head where their number must not show: another number may choose another convolution
 # routine, and its rounding moves pixels at the threshold.
-_MASKS_TOGETHER = 32
+_MASKS_TOGETHER = 16
 
 
 class RoiDetector(Detector):
@@ -86,7 +85,9 @@ class RoiDetector(Detector):
         # The last call is filled up with copies of the last box.
         calls = torch.arange(-(-len(boxes) // _MASKS_TOGETHER) * _MASKS_TOGETHER, device=boxes.device)
         calls = calls.clamp(max=len(boxes) - 1)
-        parts = [self.mask_scores(maps, image, boxes[rows], labels[rows]) for rows in calls.split(_MASKS_TOGETHER)]
+        parts = [
+            self.mask_scores(maps, image, boxes[rows], labels[rows]) for rows in torch.split(calls, _MASKS_TOGETHER)
+        ]
         return torch.cat(parts)[: len(boxes)]
 
     def box_loss(self, features: Tensor, labels: Tensor, box_targets: Tensor) -> Tensor:

@@ -245,10 +245,11 @@ class TorchvisionDetector(RoiDetector):
 
     @torch.no_grad()
     def refine(self, features: Tensor, proposals: Tensor, size: tuple[int, int]) -> Tensor:
-        boxes = _BOX_CODER.decode_single(self.box_regressor(features), proposals)
+        boxes: Tensor = _BOX_CODER.decode_single(self.box_regressor(features), proposals)
         if not self.config.class_agnostic_box:
             boxes = boxes.view(len(boxes), self.num_classes, 4)
-        return clip_boxes_to_image(boxes, size)
+        clipped: Tensor = clip_boxes_to_image(boxes, size)
+        return clipped
 
     @torch.no_grad()
     def maps(self, images: Sequence[Tensor]) -> Mapping[str, Tensor]:

@@ -1,7 +1,7 @@
 """Images and targets as the detector meets them, with the scale that leads back to the file's own pixels."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -159,7 +159,7 @@ class PrefetchedBatches:
         return self._pool.submit(self._source.load, image, self._epoch)
 
 
-def to_file_pixels(boxes: Tensor, image: Tensor, height: int, width: int) -> Tensor:
-    """Boxes (..., 4) of a resized image (3, H, W), in pixels of its file."""
-    scale = torch.tensor([width / image.shape[-1], height / image.shape[-2]] * 2, dtype=torch.float64)
+def to_file_pixels(boxes: Tensor, size: Sequence[int], height: int, width: int) -> Tensor:
+    """Boxes (..., 4) of an image resized to a size (H, W), in pixels of its file."""
+    scale = torch.tensor([width / size[1], height / size[0]] * 2, dtype=torch.float64)
     return boxes if bool((scale == 1).all()) else (boxes.double() * scale).float()

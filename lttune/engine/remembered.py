@@ -38,9 +38,7 @@ _PAIR = np.dtype([("annotation", "<i4"), ("iou", "<f8")])
 _ROW_BITS = _CATEGORY_BITS = 20
 
 
-def mask_keys(
-    image: IntArray, row: IntArray, category: IntArray
-) -> IntArray:
+def mask_keys(image: IntArray, row: IntArray, category: IntArray) -> IntArray:
     """(N,) one number for each image, row of the image and category."""
     assert row.max(initial=0) < 1 << _ROW_BITS
     assert category.max(initial=0) < 1 << _CATEGORY_BITS

@@ -17,6 +17,7 @@ from lttune.data.sampling import repeat_factors, repeat_order, uniform_order
 from lttune.detectors import build_detector
 from lttune.detectors.base import Detector
 from lttune.engine.assets import Assets, Half
+from lttune.engine.category_judge import CategoryJudge
 from lttune.engine.checkpoint import load_state, save_state, value_digest
 from lttune.engine.config import TrainConfig, check_shares, plain
 from lttune.engine.features import CachedRois, LiveRois, RoiSampling
@@ -212,11 +213,14 @@ class TrainingRun:
         Cached boxes, masks and IoUs hold while no box moves.
         """
         ground_truth = self.assets.ground_truth(half)
-        if self.config.fidelity == "cached" and not self._moves_boxes:
+        is_frozen = self.config.fidelity == "cached" and not self._moves_boxes
+        if is_frozen and self.detector.has_class_agnostic_heads:
             return CachedJudge(self.assets.feature_folder(half), ground_truth)
         source = ImageSource(
             self.assets.half(half), Path(self.assets.val_images), self.config.input, seed=None, with_masks=False
         )
+        if is_frozen:
+            return CategoryJudge(self.assets.feature_folder(half), source, ground_truth)
         return LiveJudge(source, ground_truth)
 
     # ---- where it stands

@@ -251,7 +251,7 @@ def _target(instances: Any, device: torch.device) -> Target:
 
 def _instances(found: Detections, image: Tensor, height: int, width: int) -> Any:
     """Detections in pixels of the file."""
-    boxes = to_file_pixels(found.boxes.cpu(), image, height, width)
+    boxes = to_file_pixels(found.boxes.cpu(), image.shape[-2:], height, width)
     instances = Instances((height, width), pred_boxes=Boxes(boxes), scores=found.scores.cpu())
     instances.pred_classes = found.labels.cpu()
     if found.masks is not None:

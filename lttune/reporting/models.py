@@ -174,7 +174,7 @@ def as_annotations(truth: Annotations, found: Detections, pixels: torch.Tensor, 
         count: how many to keep.
     """
     height, width = int(truth.image_heights[0]), int(truth.image_widths[0])
-    boxes = to_file_pixels(found.boxes[:count].cpu(), pixels, height, width)
+    boxes = to_file_pixels(found.boxes[:count].cpu(), pixels.shape[-2:], height, width)
     corners = boxes.double().numpy()
     sides = corners[:, 2:] - corners[:, :2]
     masks = None if found.masks is None else encode_pasted(found.masks[:count].cpu(), boxes, height, width)

@@ -320,6 +320,26 @@ def test_detections_follow_from_cached_rois_to_the_bit(detector: Detector) -> No
             torch.testing.assert_close(found.masks, rois.masks[rows], atol=1e-6, rtol=0)
 
 
+def test_boxes_and_masks_follow_from_cached_proposals_and_maps_to_the_bit(detector: Detector) -> None:
+    images, _ = make_batch()
+    detector.freeze_except(["classifier"])
+    detector.eval()
+    all_rois, maps = detector.test_rois(images), detector.maps(images)
+    all_found = detector.detect(images, max_dets=9, has_like_masks=True)
+    for i, (image, rois, found) in enumerate(zip(images, all_rois, all_found, strict=True)):
+        features = (rois.features, *rois.later)[-1]
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        assert torch.equal(detector.refine(features.clone(), rois.proposals, size), rois.boxes)
+        if found.masks is None:
+            continue
+        assert len(found.masks) == 9
+        for rows in (torch.arange(9), torch.tensor([7, 2]), torch.tensor([4]), torch.arange(0)):
+            alone = detector.masks(maps, i, found.boxes[rows], found.labels[rows])
+            assert torch.equal(alone, found.masks[rows])
+        many = torch.arange(9).repeat(8)  # more than one call of the mask head
+        assert torch.equal(detector.masks(maps, i, found.boxes[many], found.labels[many]), found.masks[many])
+
+
 def test_the_training_loss_follows_from_cached_rois(detector: Detector) -> None:
     images, targets = make_batch()
     detector.freeze_except(["classifier"])

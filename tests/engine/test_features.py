@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lttune.engine import features
+from lttune.engine.assets import Assets
 from lttune.engine.columns import ColumnWriter, are_intact, read_columns
-from lttune.engine.features import RoiSampling, draw_rows
+from lttune.engine.features import CachedRois, RoiBatch, RoiSampling, draw_rows
 from lttune.errors import CacheError
 
 
@@ -51,6 +54,25 @@ def test_every_row_is_drawn_equally_often() -> None:
     # 2 of 8 and 2 of 16: 500 and 250 expected, standard deviations 19 and 15.
     assert np.abs(hits[:8] - 500).max() < 5 * 19
     assert np.abs(hits[8:] - 250).max() < 5 * 15
+
+
+def test_rows_of_an_epoch_are_the_same_in_whatever_blocks_they_are_drawn(
+    assets: Assets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = RoiSampling(num_rois=8, positive_fraction=0.5, num_classes=6, seed=3)
+    images = np.array([11, 0, 5, 6])
+
+    def batches() -> list[RoiBatch]:
+        rois = CachedRois(assets.feature_folder("train"), sampling, torch.device("cpu"), with_box_targets=True)
+        return [rois.batch(images, epoch) for epoch in (0, 1)]
+
+    whole = batches()
+    monkeypatch.setattr(features, "_DRAWN_TOGETHER", 5)
+    for one, other in zip(whole, batches(), strict=True):
+        for name in ("features", "labels", "instance_ids", "image_ids", "box_targets"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        assert one.labels.dtype == one.instance_ids.dtype == torch.int64
+    assert not torch.equal(whole[0].features, whole[1].features)
 
 
 def test_columns_survive_the_disk_and_damage_is_noticed(tmp_path: Path) -> None:

@@ -14,15 +14,21 @@ from lttune.losses import LOSSES
 from lttune.losses.feature_memory import FeatureMemory
 
 
-@pytest.fixture(scope="module")
-def everything(loce_config: TrainConfig, assets: Assets) -> TrainConfig:
+@pytest.fixture(scope="module", params=[True, False], ids=["one box", "boxes by category"])
+def everything(request: pytest.FixtureRequest, loce_config: TrainConfig, assets: Assets) -> TrainConfig:
     """Trains by plain gradient descent on all rows of an image, so that both paths have the same ones, and calls boxes
     positive that hardly touch, so that there are some to move.
     """
     return replace(
         loce_config,
-        detector=replace(loce_config.detector, num_rois=64, positive_fraction=1.0, positive_iou=0.1),
-        stage1=replace(loce_config.stage1, checkpoint=assets.stage1_weights),
+        detector=replace(
+            loce_config.detector,
+            num_rois=64,
+            positive_fraction=1.0,
+            positive_iou=0.1,
+            class_agnostic_box=request.param,
+        ),
+        stage1=replace(loce_config.stage1, checkpoint=assets.stage1_weights if request.param else None),
         optim=OptimConfig(name="sgd", lr=2.0, momentum=0.0),
         loss=LOSSES["loce"].Hyperparameters(has_memory=False),
     )

@@ -282,7 +282,8 @@ class Detectron2Detector(RoiDetector):
         moved = Boxes(predictor.box2box_transform.apply_deltas(predictor.bbox_pred(rows), boxes).view(-1, 4))
         moved.clip(size)
         shape = (4,) if self.config.class_agnostic_box else (self.num_classes, 4)
-        return moved.tensor.view(len(rows), *shape)
+        clipped: Tensor = moved.tensor.view(len(rows), *shape)
+        return clipped
 
     def _augment(
         self,
