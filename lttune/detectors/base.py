@@ -106,6 +106,11 @@ class DetectorConfig:
         """Whether the named architecture has a mask head."""
         return "mask_" in self.name
 
+    @property
+    def has_class_agnostic_heads(self) -> bool:
+        """Whether boxes and masks do not depend on the category, so that a frozen trunk fixes them once for all."""
+        return self.class_agnostic_box and (self.class_agnostic_mask or not self.has_masks)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainRois:
@@ -175,11 +180,6 @@ class Detector(nn.Module, ABC):
     @property
     def has_masks(self) -> bool:
         return "mask_head" in self.parts
-
-    @property
-    def has_class_agnostic_heads(self) -> bool:
-        """Whether boxes and masks do not depend on the category, so that a frozen trunk fixes them once for all."""
-        return self.config.class_agnostic_box and (not self.has_masks or self.config.class_agnostic_mask)
 
     @abstractmethod
     def losses(

@@ -64,7 +64,7 @@ class RoiDetector(Detector):
         for image, (box_features, proposals) in enumerate(all_rois):
             boxes = self.refine(box_features[-1], proposals, size_of(images[image]))
             masks = None
-            if self.has_masks and self.has_class_agnostic_heads:
+            if self.has_masks and self.config.has_class_agnostic_heads:
                 labels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
                 masks = self.mask_scores(features, image, boxes, labels)
             rois.append(

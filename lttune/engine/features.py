@@ -351,7 +351,7 @@ def build_test_features(
                     writer.append(**{f"features{_ending(stage)}": stored(features, num_rounded)})
                 own = rois.boxes if detector.config.class_agnostic_box else rois.proposals
                 writer.append(boxes=own.cpu().numpy(), num_rows=np.array([len(own)], np.int32))
-                if not detector.has_class_agnostic_heads:
+                if not detector.config.has_class_agnostic_heads:
                     writer.append(sizes=np.array([pixels.shape[-2:]], np.int64))
                     continue
                 height = int(source.annotations.image_heights[image])

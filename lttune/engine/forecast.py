@@ -34,6 +34,8 @@ _ANNOTATIONS_PER_IMAGE = 13
 # PNG files of the glyphs: line drawings on noise.
 _GLYPH_BYTES_PER_PIXEL = 1.5
 _FLOAT = 4
+# What is remembered of a mask.
+_MASK_BYTES = 28
 _CASCADE_STAGES = 3
 
 
@@ -93,11 +95,19 @@ def feature_bytes(config: TrainConfig, data: DataSize) -> int:
     width = _of_width(detector)
     train_rows = data.num_train * (detector.num_train_proposals + _ANNOTATIONS_PER_IMAGE)
     test_rows = data.num_val * detector.num_test_proposals
-    # Labels and instances; boxes, areas and the two tables of IoUs, in float64.
+    # Labels and instances; boxes.
     train_row = stages * (width * _item_bytes(train_rows * width) + 8) + 16
-    tables = 2 if detector.has_masks else 1
-    test_row = stages * width * _item_bytes(test_rows * width // 2) + 16 + tables * (8 + 8 * _ANNOTATIONS_PER_IMAGE)
-    return train_rows * train_row + test_rows * test_row
+    if detector.has_class_agnostic_heads:
+        # Areas and the tables of IoUs, in float64.
+        tables = (2 if detector.has_masks else 1) * (8 + 8 * _ANNOTATIONS_PER_IMAGE)
+        test_row = stages * width * _item_bytes(test_rows * width // 2) + 16 + tables
+        masks = 0
+    else:
+        # Features from which boxes are regressed are not rounded; area and IoUs of masks are remembered.
+        item_bytes = _item_bytes(test_rows * width // 2) if detector.class_agnostic_box else _FLOAT
+        test_row = stages * width * item_bytes + 16
+        masks = data.num_val * config.evaluation.max_dets * _MASK_BYTES if detector.has_masks else 0
+    return train_rows * train_row + test_rows * test_row + masks
 
 
 def memory_bytes(config: TrainConfig, data: DataSize) -> int:
@@ -140,7 +150,8 @@ def refuse_full_disk(needed: Sequence[tuple[Path, int]]) -> None:
         if num_bytes > free:
             raise InputError(
                 f"the search is projected to write {size_text(num_bytes)}, and the disk of {place} has "
-                f"{size_text(free)} free; make room (lttune cache prune), or choose another --out."
+                f"{size_text(free)} free; make room (lttune cache prune), choose another --out, or train on images "
+                "(--set fidelity=full), which writes no features."
             )
 
 

@@ -3,7 +3,9 @@
 Shape letters: N detections of all images, D of one.
 """
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,8 +24,12 @@ from lttune.evaluation.ground_truth import GroundTruth
 from lttune.evaluation.lvis_ap import DetectionColumns, Metrics, evaluate
 from lttune.evaluation.pairs import box_pairs, mask_pairs, table_pairs
 from lttune.evaluation.report import EvaluationReport, IouType
+from lttune.evaluation.stream import DetectionStream
 from lttune.masks import Rle, encode_pasted, rle_areas
 from lttune.types import FloatArray, IntArray
+
+# Images whose detections may wait for the thread that matches them.
+_IMAGES_BEHIND = 32
 
 
 class Judge(Protocol):
@@ -88,9 +94,13 @@ def judged_boxes(
     ground_truth: GroundTruth, found: Found, corners: npt.NDArray[np.float64], *, max_dets: int
 ) -> Metrics:
     """Metrics of boxes (N, 4) xyxy in the pixels of the files."""
-    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    xywh = _xywh(corners)
     pairs = box_pairs(ground_truth, found.image, found.category, xywh)
     return evaluate(ground_truth, found.columns(xywh[:, 2] * xywh[:, 3]), pairs, max_dets=max_dets)
+
+
+def _xywh(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 class CachedJudge:
@@ -136,67 +146,145 @@ class CachedJudge:
         return EvaluationReport.from_metrics(results, category_ids=ground_truth.annotations.category_ids)
 
 
+@dataclass(frozen=True, eq=False)
+class ImageFound:
+    """What was found in one image, where the detector left it."""
+
+    image: int
+    size: tuple[int, int]  # H, W of the file
+    labels: Tensor  # (D,)
+    scores: Tensor  # (D,)
+    size_seen: tuple[int, int]  # H, W as the detector saw it
+    boxes: Tensor  # (D, 4) xyxy in those pixels
+    masks: Tensor | None  # (D, m, m)
+
+    def corners(self) -> Tensor:
+        """(D, 4) xyxy in the pixels of the file."""
+        return to_file_pixels(self.boxes.cpu(), self.size_seen, *self.size)
+
+    def rles(self) -> list[Rle]:
+        return [] if self.masks is None else encode_pasted(self.masks.cpu(), self.corners(), *self.size)
+
+
 class LiveJudge:
-    """Runs the whole detector on the images."""
+    """Runs the whole detector on the images.
+
+    Detections are matched as they come and then forgotten. On an accelerator a second thread does that, masks and all,
+    while the next images are looked at.
+    """
 
     def __init__(self, source: ImageSource, ground_truth: GroundTruth) -> None:
         self._source = source
         self._ground_truth = ground_truth
 
     def assist(self, detector: Detector, *, max_dets: int, ranks: Ranks) -> None:
-        self._detections(detector, max_dets, ranks)
+        self._joined(detector, max_dets, ranks)
 
     def report(self, detector: Detector, *, max_dets: int, ranks: Ranks = ALONE) -> EvaluationReport:
-        ground_truth = self._ground_truth
-        found, corners, rles = self._detections(detector, max_dets, ranks)
-        results: dict[IouType, Metrics] = {"bbox": judged_boxes(ground_truth, found, corners, max_dets=max_dets)}
+        report = self._streamed(detector, max_dets) if ranks.size == 1 else self._joined(detector, max_dets, ranks)
+        return EvaluationReport.from_metrics(report, category_ids=self._ground_truth.annotations.category_ids)
+
+    def _streamed(self, detector: Detector, max_dets: int) -> dict[IouType, Metrics]:
+        kinds: tuple[IouType, ...] = ("bbox", "segm") if detector.has_masks else ("bbox",)
+        streams = {kind: DetectionStream(self._ground_truth, iou_type=kind, max_dets=max_dets) for kind in kinds}
+
+        def take(found: ImageFound) -> None:
+            labels, scores = found.labels.cpu().numpy(), found.scores.double().cpu().numpy()
+            xywh = _xywh(found.corners().double().numpy())
+            streams["bbox"].add(found.image, category=labels, score=scores, boxes_xywh=xywh)
+            if "segm" in streams:
+                streams["segm"].add(found.image, category=labels, score=scores, rles=found.rles())
+
+        is_accelerated = next(detector.parameters()).device.type != "cpu"
+        with ImageQueue(take, is_apart=is_accelerated) as queue:
+            for found in self._found(detector, max_dets, ALONE):
+                queue.give(found)
+        return {kind: stream.result() for kind, stream in streams.items()}
+
+    def _joined(self, detector: Detector, max_dets: int, ranks: Ranks) -> dict[IouType, Metrics]:
+        """Metrics of what all ranks found, on the first one; nothing on the others, which hand over theirs."""
+        numbers: list[int] = []
+        corners = [torch.zeros(0, 4)]
+        # A rank without images adds nothing, but of the right type.
+        labels, scores = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+        rles: list[Rle] = []
+        for own in self._found(detector, max_dets, ranks):
+            numbers.append(own.image)
+            labels.append(own.labels.cpu())
+            scores.append(own.scores.cpu())
+            corners.append(own.corners())
+            rles += own.rles()
+        part = Found.join([-1, *numbers], labels, scores)
+        found = Found(
+            *(ranks.join_rows(torch.from_numpy(own)).numpy() for own in (part.image, part.category, part.score))
+        )
+        all_corners = ranks.join_rows(torch.cat(corners).double()).numpy()
+        all_rles = _join_masks(rles, ranks) if detector.has_masks else []
+        if ranks.rank > 0:
+            return {}
+        results: dict[IouType, Metrics] = {
+            "bbox": judged_boxes(self._ground_truth, found, all_corners, max_dets=max_dets)
+        }
         if detector.has_masks:
-            pairs = mask_pairs(ground_truth, found.image, found.category, rles)
-            columns = found.columns(rle_areas(rles).astype(np.float64))
-            results["segm"] = evaluate(ground_truth, columns, pairs, max_dets=max_dets)
-        return EvaluationReport.from_metrics(results, category_ids=ground_truth.annotations.category_ids)
+            pairs = mask_pairs(self._ground_truth, found.image, found.category, all_rles)
+            columns = found.columns(rle_areas(all_rles).astype(np.float64))
+            results["segm"] = evaluate(self._ground_truth, columns, pairs, max_dets=max_dets)
+        return results
 
     @torch.no_grad()
-    def _detections(
-        self, detector: Detector, max_dets: int, ranks: Ranks
-    ) -> tuple[Found, npt.NDArray[np.float64], list[Rle]]:
-        """Of all images, those of one after the other: the detections, their boxes xyxy in the pixels of the files, and
-        their masks where there are any. On later ranks nothing: they hand over what they found."""
+    def _found(self, detector: Detector, max_dets: int, ranks: Ranks) -> Iterator[ImageFound]:
+        """What this rank finds in its share of the images."""
         source = self._source
         device = next(detector.parameters()).device
         # Such masks are remembered from trial to trial, elsewhere.
-        has_like_masks = not detector.has_class_agnostic_heads
-        numbers: list[int] = []
-        boxes: list[Tensor] = []
-        labels: list[Tensor] = []
-        scores: list[Tensor] = []
-        rles: list[Rle] = []
+        has_like_masks = not detector.config.has_class_agnostic_heads
         for part in ranks.own_part(source.uniform_batches(np.arange(len(source)), BUILD_BATCH)):
             images = [source.load(int(i))[0].to(device) for i in part]
             all_found = detector.detect(images, max_dets=max_dets, has_like_masks=has_like_masks)
-            for image, pixels, detections in zip(part, images, all_found, strict=True):
+            for image, pixels, found in zip(part.tolist(), images, all_found, strict=True):
                 height = int(source.annotations.image_heights[image])
                 width = int(source.annotations.image_widths[image])
-                in_file = to_file_pixels(detections.boxes.cpu(), pixels.shape[-2:], height, width)
-                numbers.append(int(image))
-                boxes.append(in_file)
-                labels.append(detections.labels)
-                scores.append(detections.scores)
-                if detections.masks is not None:
-                    rles += encode_pasted(detections.masks.cpu(), in_file, height, width)
-        # A rank without images adds nothing, but of the right type.
-        found = Found.join(
-            [-1, *numbers],
-            [torch.zeros(0, dtype=torch.int64, device=device), *labels],
-            [torch.zeros(0, device=device), *scores],
-        )
-        corners = torch.cat([torch.zeros(0, 4), *boxes]).double()
-        if ranks.size == 1:
-            return found, corners.numpy(), rles
-        joined = Found(
-            *(ranks.join_rows(torch.from_numpy(own)).numpy() for own in (found.image, found.category, found.score))
-        )
-        return joined, ranks.join_rows(corners).numpy(), _join_masks(rles, ranks)
+                yield ImageFound(
+                    image=image,
+                    size=(height, width),
+                    labels=found.labels,
+                    scores=found.scores,
+                    size_seen=(pixels.shape[-2], pixels.shape[-1]),
+                    boxes=found.boxes,
+                    masks=found.masks,
+                )
+
+
+class ImageQueue:
+    """Hands images one after the other to a function, in a thread of its own where it is apart.
+
+    At most `_IMAGES_BEHIND` wait, so that memory stays bounded; what the function raises is raised by the next call.
+    """
+
+    def __init__(self, take: Callable[[ImageFound], None], *, is_apart: bool) -> None:
+        self._take = take
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="lttune-judge") if is_apart else None
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "ImageQueue":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=raised[0] is not None)
+            if raised[0] is None:
+                self._settle(0)
+
+    def give(self, found: ImageFound) -> None:
+        if self._pool is None:
+            self._take(found)
+        else:
+            self._waiting.append(self._pool.submit(self._take, found))
+            self._settle(_IMAGES_BEHIND)
+
+    def _settle(self, left: int) -> None:
+        while len(self._waiting) > left:
+            self._waiting.popleft().result()
 
 
 def _join_masks(rles: list[Rle], ranks: Ranks) -> list[Rle]:

@@ -214,7 +214,7 @@ class TrainingRun:
         """
         ground_truth = self.assets.ground_truth(half)
         is_frozen = self.config.fidelity == "cached" and not self._moves_boxes
-        if is_frozen and self.detector.has_class_agnostic_heads:
+        if is_frozen and self.detector.config.has_class_agnostic_heads:
             return CachedJudge(self.assets.feature_folder(half), ground_truth)
         source = ImageSource(
             self.assets.half(half), Path(self.assets.val_images), self.config.input, seed=None, with_masks=False

@@ -16,7 +16,7 @@ from lttune.errors import InputError, SpecError, did_you_mean
 from lttune.losses import LOSSES
 from lttune.spec.faults import Fault, Faults, validate, validation_faults
 from lttune.spec.parameters import Choice, FixedValue, Parameter, Scalar
-from lttune.spec.search import Draw, Losses, RecipeOf, SearchSpec, Setting, classifier_alone, has_masks
+from lttune.spec.search import Draw, Losses, RecipeOf, SearchSpec, Setting, classifier_alone
 from lttune.spec.yaml_text import parse_yaml, read_yaml
 
 # Sections in which `--set` fixes a value of the search, whatever the setting and the method say; any other section is
@@ -281,7 +281,7 @@ def _check_setting(spec: SearchSpec, faults: Faults) -> None:
     except InputError as error:
         faults.add(Fault("on.detector.name", str(error).removeprefix("detector.name: ")))
     metric = spec.objective.metric
-    if metric.startswith("segm/") and not has_masks(spec.on.detector):
+    if metric.startswith("segm/") and not spec.on.detector.has_masks:
         box_metric = metric.replace("segm", "bbox")
         faults.add(
             Fault("objective.metric", f"{metric} is of masks, which the detector has none of; use {box_metric}.")

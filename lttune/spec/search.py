@@ -404,7 +404,6 @@ class SearchSpec(_Model):
         if "recipe.parts" in given:
             recipe = _with_parts(recipe, given["recipe.parts"])
         asked, detector = self.on.fidelity, self.on.detector
-        is_agnostic = detector.class_agnostic_box and (detector.class_agnostic_mask or not has_masks(detector))
         moves_boxes = "box_regressor" in recipe.cached_parts
         if asked == "cached" and moves_boxes and detector.is_cascade:
             raise SpecError(
@@ -417,7 +416,7 @@ class SearchSpec(_Model):
                 "recipe.parts out."
             )
         # The published settings have heads for each category; there, what trains more than classifiers does it in full.
-        is_cheap = not moves_boxes or (is_agnostic and not detector.is_cascade)
+        is_cheap = not moves_boxes or (detector.has_class_agnostic_heads and not detector.is_cascade)
         fidelity = asked if asked != "auto" else recipe.fidelity if is_cheap else "full"
         return (replace(recipe, parts=recipe.cached_parts) if fidelity == "cached" else recipe), fidelity
 
@@ -458,11 +457,6 @@ def _keys_with(hyperparameters: type) -> tuple[str, ...]:
     keys = list(_leaves("loss", hyperparameters))
     keys += [f"{section}.{field.name}" for section, kind in _SECTIONS.items() for field in fields(kind)]
     return (*keys, *_SINGLE_KEYS)
-
-
-def has_masks(detector: DetectorConfig) -> bool:
-    """Whether the named architecture has a mask head."""
-    return detector.has_masks
 
 
 def _leaves(prefix: str, kind: type) -> Iterator[str]:

@@ -313,7 +313,7 @@ def test_detections_follow_from_cached_rois_to_the_bit(detector: Detector) -> No
         assert torch.equal(found.scores, best)
         assert torch.equal(found.labels, labels)
         assert torch.equal(found.boxes, rois.boxes[rows] if config.class_agnostic_box else rois.boxes[rows, labels])
-        assert (rois.masks is not None) == (detector.has_masks and detector.has_class_agnostic_heads)
+        assert (rois.masks is not None) == (detector.has_masks and detector.config.has_class_agnostic_heads)
         if rois.masks is not None:
             assert rois.masks.shape == (len(rois.boxes), MASK_SIDE, MASK_SIDE)
             # The number of masks in one call may choose another convolution routine.
