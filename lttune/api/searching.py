@@ -8,6 +8,7 @@ from lttune.api.studies import open_study
 from lttune.engine.cache import cache_folder
 from lttune.spec.search import SearchSpec
 from lttune.tuning import search
+from lttune.tuning.budget import Budget
 from lttune.tuning.study import find_study
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ def run_search(
     mlflow: bool = False,
     resume: bool = False,
     listener: "Listener | None" = None,
+    address: str | None = None,
+    time_s: float | None = None,
+    gpu_hours: float | None = None,
 ) -> "SearchEnd":
-    """Run a new search to its end, on a Ray of its own that is gone afterwards.
+    """Run a new search to its end, on a Ray of its own that is gone afterwards, or on a cluster that exists.
 
     Args:
         spec: of `load_spec`.
@@ -36,13 +40,24 @@ def run_search(
             `trials.jsonl` is written in any case.
         resume: go on with the study where it exists; its own spec is taken then.
         listener: told of progress.
+        address: of a Ray cluster, `auto` or HOST:PORT.
+        time_s, gpu_hours: budget of this call; a search that it ends is gone on with by `resume`.
 
     Raises:
         StudyError: the study exists, or another process drives it.
     """
     out = Path(out).absolute()
     if resume and find_study(study, out).exists:
-        return resume_search(study, out=out, trainable=trainable, mlflow=mlflow, listener=listener)
+        return resume_search(
+            study,
+            out=out,
+            trainable=trainable,
+            mlflow=mlflow,
+            listener=listener,
+            address=address,
+            time_s=time_s,
+            gpu_hours=gpu_hours,
+        )
     return search.run_search(
         spec,
         find_study(study, out),
@@ -50,6 +65,7 @@ def run_search(
         cache=cache_folder(out),
         open_trackers=tracker_opener(out, mlflow=mlflow),
         listener=listener,
+        place=_place(address, time_s, gpu_hours),
     )
 
 
@@ -60,6 +76,9 @@ def resume_search(
     trainable: "type[MethodTrainable] | None" = None,
     mlflow: bool = False,
     listener: "Listener | None" = None,
+    address: str | None = None,
+    time_s: float | None = None,
+    gpu_hours: float | None = None,
 ) -> "SearchEnd":
     """Go on with a search that was broken off; arguments as of `run_search`.
 
@@ -74,4 +93,9 @@ def resume_search(
         cache=cache_folder(out),
         open_trackers=tracker_opener(out, mlflow=mlflow),
         listener=listener,
+        place=_place(address, time_s, gpu_hours),
     )
+
+
+def _place(address: str | None, time_s: float | None, gpu_hours: float | None) -> search.Place:
+    return search.Place(address=address, budget=Budget(seconds=time_s, gpu_hours=gpu_hours))
