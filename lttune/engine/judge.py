@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,8 @@ from lttune.evaluation.stream import DetectionStream
 from lttune.masks import Rle, encode_pasted, rle_areas
 from lttune.types import FloatArray, IntArray
 
+# Images whose cached rows are scored at a time.
+_SCORED_TOGETHER = 64
 # Images whose detections may wait for the thread that matches them.
 _IMAGES_BEHIND = 32
 
@@ -70,8 +73,8 @@ class Found:
 def find_in(
     rows: TestFeatures, image: int, detector: Detector, *, max_dets: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a detector finds in one image of the cache, as `Detector.detect` does: rows of the image (D,), labels (D,),
-    scores (D,) and boxes (D, 4) in the detector's pixels."""
+    """What a detector, whose boxes may depend on the category, finds in one image of the cache, as `Detector.detect`
+    does: rows of the image (D,), labels (D,), scores (D,) and boxes (D, 4) in the detector's pixels."""
     start, stop = rows.offsets[image : image + 2]
     device = next(detector.stages[0].parameters()).device
     # Image by image: a product of another height may round differently.
@@ -124,8 +127,7 @@ class CachedJudge:
         proposals: list[Tensor] = []
         labels: list[Tensor] = []
         scores: list[Tensor] = []
-        for image in range(ground_truth.num_images):
-            row, label, score, _ = find_in(rows, image, detector, max_dets=max_dets)
+        for row, label, score in self._select(detector, max_dets):
             proposals.append(row)
             labels.append(label)
             scores.append(score)
@@ -144,6 +146,23 @@ class CachedJudge:
                 )
                 results[kind] = evaluate(ground_truth, found.columns(areas[row]), pairs, max_dets=max_dets)
         return EvaluationReport.from_metrics(results, category_ids=ground_truth.annotations.category_ids)
+
+    def _select(self, detector: Detector, max_dets: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows of the image, labels and scores of what is found in each image; images are scored many at a time."""
+        rows, num_images = self._rows, self._ground_truth.num_images
+        device = next(detector.stages[0].parameters()).device
+        for first in range(0, num_images, _SCORED_TOGETHER):
+            offsets = rows.offsets[first : min(first + _SCORED_TOGETHER, num_images) + 1]
+            part = slice(offsets[0], offsets[-1])
+            scores = detector.scores([own[part].to(device, torch.float32) for own in rows.features]).cpu()
+            for start, stop in pairwise(offsets.tolist()):
+                yield select_detections(
+                    rows.boxes[start:stop],
+                    scores[start - offsets[0] : stop - offsets[0]],
+                    score_threshold=detector.config.score_threshold,
+                    nms_iou=detector.config.nms_iou,
+                    max_dets=max_dets,
+                )
 
 
 @dataclass(frozen=True, eq=False)

@@ -388,7 +388,9 @@ class TrainingRun:
         # The sum goes first, under a name that no term has.
         for name, term in {"": total, **losses}.items():
             before = self._terms_of_step.get(name)
-            self._terms_of_step[name] = term.detach().clone() if before is None else before + term.detach()
+            # `average` writes into them.
+            own = term.detach().clone() if self._ranks.size > 1 else term.detach()
+            self._terms_of_step[name] = own if before is None else before + own
 
     def _train_step(self, has_no_time_left: Callable[[], bool]) -> bool:
         """One step of the optimiser on a whole batch; says whether the slice's time is over."""
