@@ -44,6 +44,7 @@ def _torchvision() -> DetectorBuilder:
 def _detectron2() -> DetectorBuilder:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # detectron2 uses parts of torch that are deprecated; its users cannot mend it
+        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
         from lttune.detectors.detectron2 import Detectron2Detector
 
     return Detectron2Detector
@@ -63,6 +64,7 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
         "faster_rcnn_x101_64x4d_fpn",
     ),
     "detectron2": (
+        "tiny_mask_rcnn_fpn",
         "mask_rcnn_r50_fpn",
         "mask_rcnn_r101_fpn",
         "mask_rcnn_x101_64x4d_fpn",
@@ -95,7 +97,7 @@ def resolve_backend(config: DetectorConfig) -> str:
         raise InputError(f"detector.name: '{config.name}' is not known to {by_whom}.{did_you_mean(config.name, known)}")
     # torchvision has neither a residual block that strides in its 1x1 convolution nor a cascade; its small detector is
     # made for no recipe but its own.
-    is_tiny = config.name not in ARCHITECTURES["detectron2"]
+    is_tiny = config.name.startswith("tiny_")
     if is_tiny and (config.recipe, config.roi_align) != ("backend", "backend"):
         raise InputError(
             f"detector.name: '{config.name}' follows no recipe; leave out detector.recipe and detector.roi_align."

@@ -42,6 +42,7 @@ CASES = [
         id="faster_r50-torchvision",
         marks=pytest.mark.slow,  # the same code as above without masks
     ),
+    pytest.param(replace(AGNOSTIC, backend="detectron2"), id="tiny-detectron2-agnostic", marks=NEEDS_DETECTRON2),
     pytest.param(
         replace(RESNET, backend="detectron2", class_agnostic_box=True, class_agnostic_mask=True),
         id="mask_r50-detectron2-agnostic",

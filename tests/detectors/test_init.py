@@ -64,7 +64,6 @@ def test_a_backend_says_what_it_cannot_do(changes: dict[str, Any], message: str)
     [
         ("mask_rcnn_r5_fpn", "auto", "Did you mean 'mask_rcnn_r50_fpn'"),
         ("yolo", "auto", "Known: tiny_mask_rcnn_fpn, "),
-        ("tiny_mask_rcnn_fpn", "detectron2", "not known to the detectron2 backend"),
     ],
 )
 def test_unknown_names_offer_known_ones(name: str, backend: str, message: str) -> None:

@@ -26,6 +26,8 @@ from lttune.detectors.base import NO_AREA, ClassificationStage, DetectorConfig, 
 from lttune.detectors.classifiers import NormedConv2d, build_classifier
 from lttune.detectors.detectron2.heads import StageOutputLayers, WidePooler, per_stage, together
 from lttune.detectors.detectron2.recipe import build_cfg, gradient_scale, is_rgb, stage_ious, stage_weights
+from lttune.detectors.detectron2.tiny import NAME as TINY
+from lttune.detectors.detectron2.tiny import build_tiny
 from lttune.detectors.roi_detector import RoiDetector, size_of
 from lttune.detectors.rois import match_rois
 from lttune.detectors.scopes import draw_seed, image_generators, seeded, seeded_calls, training_flag
@@ -57,7 +59,7 @@ class Detectron2Detector(RoiDetector):
         self.num_classes = num_classes
         self.stage_weights = stage_weights(config)
         cfg = build_cfg(config, num_classes)
-        self.model = build_model(cfg)
+        self.model = build_tiny(cfg) if config.name == TINY else build_model(cfg)
         backbone, roi_heads = self.model.backbone, self.model.roi_heads
         self._fixed = tuple(p for p in backbone.parameters() if not p.requires_grad)
         if config.weights is not None:

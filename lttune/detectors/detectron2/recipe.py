@@ -7,6 +7,7 @@ import detectron2 as installed
 from detectron2.config import get_cfg
 
 from lttune.detectors.base import DetectorConfig
+from lttune.detectors.detectron2 import tiny
 
 # Relative to the package; importing its `model_zoo` would need pkg_resources, which setuptools no longer has.
 _FOLDER = Path("model_zoo", "configs", "LVISv1-InstanceSegmentation")
@@ -16,7 +17,7 @@ _BACKBONES = {
     "x101_64x4d": "mask_rcnn_X_101_32x8d_FPN_1x.yaml",
 }
 # Name -> file.
-ARCHITECTURES: dict[str, str] = {
+ARCHITECTURES: dict[str, str] = {tiny.NAME: _BACKBONES["r50"]} | {
     f"{kind}_{backbone}_fpn": file
     for kind in ("mask_rcnn", "faster_rcnn", "cascade_mask_rcnn", "cascade_rcnn")
     for backbone, file in _BACKBONES.items()
@@ -68,6 +69,8 @@ def build_cfg(config: DetectorConfig, num_classes: int) -> Any:
     cfg.merge_from_file(str(Path(installed.__file__).parent / _FOLDER / ARCHITECTURES[config.name]))
     model = cfg.MODEL
     model.DEVICE = "cpu"
+    if config.name == tiny.NAME:
+        tiny.shrink(model, config)
     model.MASK_ON = config.has_masks
     if "64x4d" in config.name:
         model.RESNETS.NUM_GROUPS, model.RESNETS.WIDTH_PER_GROUP = 64, 4
