@@ -31,7 +31,7 @@ def model_of(config: DetectorConfig):  # type: ignore[no-untyped-def]
     return build_cfg(config, 5).MODEL
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES["detectron2"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES["detectron2"] if not name.startswith("tiny_")])
 def test_the_zoos_recipe_carries_our_counts(name: str) -> None:
     config = replace(CONFIG, name=name, positive_iou=0.6, class_agnostic_box=True)
     model = model_of(config)
