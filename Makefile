@@ -48,7 +48,8 @@ test: $(VENV)/.ready
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
 
 slow: $(VENV)/.ready
-	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow --ignore tests/integration
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow tests/integration
 
 drill: $(VENV)/.ready
 	$(TEST_ENV) $(BIN)/python -m benchmarks.drill

@@ -50,6 +50,8 @@ class Driver:
                 text=True,
                 env=environment,
                 process_group=0,
+                # What a shell starts in the background ignores SIGINT, and so would all that it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     @property
