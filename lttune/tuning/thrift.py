@@ -23,7 +23,7 @@ class Thrift(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         for trial in self._ended:
             trial.config, trial.evaluated_params = {}, {}
-            # A second copy, as it was before placeholders were resolved; none of ours has any.
+            # Ray keeps the configuration twice: also as it stood before references in it were resolved.
             getattr(trial, "_Trial__unresolved_config", {}).clear()
             known = trial.run_metadata
             known.last_result = {}
