@@ -79,8 +79,15 @@ def study_store(folder: Path, out: Path, given: str | None = None) -> str:
 
 
 def remember_store(folder: Path, uri: str) -> None:
-    """Keep, without a password, where a study's runs go, for its next `resume` or `sync`."""
-    (folder / _CHOSEN).write_text(f"{redact(uri)}\n", encoding="utf-8")
+    """Keep, without a password, where a study's runs go, for its next `resume` or `sync`.
+
+    The store beside the study is not kept: it is found again wherever the two are moved.
+    """
+    chosen = folder / _CHOSEN
+    if database_file(uri) == (folder.parent / "mlflow.db").resolve():
+        chosen.unlink(missing_ok=True)
+    else:
+        chosen.write_text(f"{redact(uri)}\n", encoding="utf-8")
 
 
 def experiment_name() -> str:

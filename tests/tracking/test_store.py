@@ -74,6 +74,16 @@ def test_a_study_goes_where_it_is_told_and_then_where_it_went(tmp_path: Path, mo
     assert study_store(study, tmp_path, "http://127.0.0.1:5002") == "http://127.0.0.1:5002"
 
 
+def test_the_store_beside_a_study_moves_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "study").mkdir(parents=True)
+    remember_store(old / "study", "http://127.0.0.1:5000")
+    remember_store(old / "study", study_store(old / "other", old))
+    old.rename(new)
+    assert study_store(new / "study", new) == f"sqlite:///{new}/mlflow.db"
+
+
 def test_a_password_is_not_kept_and_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     remember_store(tmp_path, "postgresql://ann:pass@db/runs")
